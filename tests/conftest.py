@@ -1,0 +1,68 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gamegen_env.checkpoint import save_checkpoint
+from gamegen_env.config import ModelConfig, StreamConfig, TokenizerConfig, TransformerConfig
+from gamegen_env.tokenizer import Tokenizer
+from gamegen_env.transformer import Transformer
+
+# --- Models: random weights, seed 0, small enough for hundreds of steps a second ---
+
+
+def random_model(config: ModelConfig, end_bias: float = 5.0) -> tuple[Tokenizer, Transformer]:
+    """Build models with weights large enough that actions and codes matter; END likely, so steps are short."""
+    torch.manual_seed(0)
+    tokenizer, transformer = Tokenizer(config.tokenizer), Transformer(config)
+    with torch.no_grad():
+        for parameter in transformer.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(4)
+        transformer.event_head.bias[-1] += end_bias
+    return tokenizer.eval().requires_grad_(False), transformer.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> ModelConfig:
+    """64x64 frames, two layers: for everything above the engine."""
+    return ModelConfig(
+        name="tiny",
+        tokenizer=TokenizerConfig(codebook_size=256, code_dim=8, d_hidden=16),
+        transformer=TransformerConfig(n_layers=2, d_model=32, n_heads=2, n_kv_heads=1, d_ff=64, window=640),
+    )
+
+
+@pytest.fixture(scope="session")
+def small_map_config() -> ModelConfig:
+    """A 4x4-cell view and a window of 96 tokens: many keyframes and full windows in few steps."""
+    return ModelConfig(
+        name="small-map",
+        tokenizer=TokenizerConfig(codebook_size=64, code_dim=8, d_hidden=16),
+        stream=StreamConfig(view_cells=4, max_scroll=2),
+        transformer=TransformerConfig(n_layers=2, d_model=32, n_heads=4, n_kv_heads=2, d_ff=64, window=96),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_config: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder with the tiny random model."""
+    folder = tmp_path_factory.mktemp("tiny-checkpoint")
+    save_checkpoint(folder, tiny_config, *random_model(tiny_config))
+    return folder
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """A 64x64 picture with flat areas, edges and texture."""
+    rng = np.random.default_rng(7)
+    frame = np.full((64, 64, 3), (40, 90, 200), np.uint8)
+    frame[40:] = (90, 60, 20)
+    frame[20:28, 30:38] = (250, 220, 40)
+    frame[44:60, 8:24] = rng.integers(0, 255, (16, 16, 3))
+    return frame
