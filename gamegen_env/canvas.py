@@ -1,0 +1,163 @@
+"""The canvas: what is on screen, for B slots, as pixels on the torus of the tile map.
+
+It keeps the pixels of the seed picture: a cell that was never updated shows the original,
+a cell whose code returns to one it had before shows the pixels remembered for it, and
+only new content comes from the tokenizer's decoder. Pixels of a cell that is not updated
+never change. No model and no grammar: it trusts the updates it is given.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Protocol
+
+import numpy as np
+
+from gamegen_env.config import ModelConfig
+
+_STATE = ("codes", "pixels", "origin", "memory_codes", "memory_pixels", "memory_next")
+
+
+class CellCoder(Protocol):
+    """The part of the tokenizer that the canvas and the codec rely on."""
+
+    def encode_cells(self, patches: np.ndarray) -> np.ndarray: ...
+
+    def decode_cells(self, codes: np.ndarray) -> np.ndarray: ...
+
+
+@cache
+def view_spans(origin: int, view: int, size: int) -> tuple[tuple[slice, slice], ...]:
+    """Cut one axis of the view at the torus seam: (slice of the torus, slice of the view) pairs."""
+    first = min(view, size - origin)
+    spans = [(slice(origin, origin + first), slice(0, first))]
+    if first < view:
+        spans.append((slice(0, view - first), slice(first, view)))
+    return tuple(spans)
+
+
+class Canvas:
+    """Pixel state of `num_slots` games.
+
+    Attributes (M = map_cells, c = cell_size, m = memory_per_cell, B slots):
+        codes: (B, M * M) int32.
+        pixels: (B, M * c, M * c, 3) uint8, the torus.
+        origin: (B, 2) int32, the view's top left corner (x, y).
+        memory_codes: (B, M * M, m) int32, -1 where empty; memory_pixels: (B, M * M, m, c, c, 3)
+            uint8; memory_next: (B, M * M) int32, the entry to be replaced next.
+    """
+
+    def __init__(self, config: ModelConfig, tokenizer: CellCoder, num_slots: int) -> None:
+        if num_slots < 1:
+            raise ValueError(f"num_slots: expected an integer >= 1, got {num_slots!r}")
+        s, c = config.stream, config.tokenizer.cell_size
+        self.map_cells, self.view_cells, self.cell_size = s.map_cells, s.view_cells, c
+        self.size, self.frame_size = s.map_cells * c, config.frame_size
+        self.num_slots, self.tokenizer = num_slots, tokenizer
+        b, n, m = num_slots, s.n_cells, s.memory_per_cell
+        self.codes = np.zeros((b, n), np.int32)
+        self.pixels = np.zeros((b, self.size, self.size, 3), np.uint8)
+        self.origin = np.zeros((b, 2), np.int32)
+        self.memory_codes = np.full((b, n, m), -1, np.int32)
+        self.memory_pixels = np.zeros((b, n, m, c, c, 3), np.uint8)
+        self.memory_next = np.zeros((b, n), np.int32)
+
+    def cells(self) -> np.ndarray:
+        """Return the pixels cell by cell, a writable view (B, M, M, c, c, 3) of `pixels`."""
+        m, c = self.map_cells, self.cell_size
+        return self.pixels.reshape(-1, m, c, m, c, 3).swapaxes(2, 3)
+
+    def reset(self, slots: np.ndarray, frames: np.ndarray) -> None:
+        """Show new pictures, origin (0, 0), memory empty.
+
+        Args:   slots: (n,) integer, all different; frames: (n, H, W, 3) uint8.
+        Raises: ValueError if the pictures have another shape or dtype.
+        """
+        slots, side = np.asarray(slots), self.frame_size
+        if frames.shape != (len(slots), side, side, 3) or frames.dtype != np.uint8:
+            raise ValueError(f"frames: expected uint8 {(len(slots), side, side, 3)}, got {frames.dtype} {frames.shape}")
+        n, v, c = len(slots), self.view_cells, self.cell_size
+        patches = frames.reshape(n, v, c, v, c, 3).swapaxes(2, 3)
+        codes = self.tokenizer.encode_cells(patches.reshape(-1, c, c, 3)).reshape(n, v, v)
+        # The spare row and column, not visible yet, repeat their neighbours.
+        spare = [(0, 0), (0, 1), (0, 1)]
+        self.codes[slots] = np.pad(codes, spare, mode="edge").reshape(n, -1)
+        self.cells()[slots] = np.pad(patches, [*spare, (0, 0), (0, 0), (0, 0)], mode="edge")
+        self.origin[slots] = 0
+        self.memory_codes[slots] = -1
+        self.memory_pixels[slots] = 0
+        self.memory_next[slots] = 0
+
+    def apply(
+        self, slots: np.ndarray, scrolls: np.ndarray, ptr: np.ndarray, cells: np.ndarray, codes: np.ndarray
+    ) -> None:
+        """Perform one game step: move the views, then repaint the updated cells.
+
+        Args: slots: (n,) integer, all different; scrolls: (n, 2) pixels (dx, dy);
+              ptr: (n + 1,) integer, slot i's updates are ptr[i]:ptr[i + 1] of
+              cells (U,) and codes (U,), integers; a slot's cells are visible and all different.
+        """
+        self.origin[slots] = (self.origin[slots] + scrolls) % self.size
+        if not len(cells):
+            return
+        slot = np.repeat(np.asarray(slots), np.diff(ptr))
+        old = self.codes[slot, cells]
+        self.codes[slot, cells] = codes
+        place = (slot, cells // self.map_cells, cells % self.map_cells)
+        painted = self.cells()
+        old_pixels = painted[place]
+
+        remembered = self.memory_codes[slot, cells]
+        match = remembered == np.asarray(codes)[:, None]
+        known = match.any(1)
+        new_pixels = np.empty_like(old_pixels)
+        new_pixels[known] = self.memory_pixels[slot[known], cells[known], match[known].argmax(1)]
+        if not known.all():
+            new = ~known
+            new_pixels[new] = self.tokenizer.decode_cells(self._around(slot[new], cells[new]))
+
+        match = remembered == old[:, None]
+        stands = match.any(1)
+        entry = np.where(stands, match.argmax(1), self.memory_next[slot, cells])
+        self.memory_codes[slot, cells, entry] = old
+        self.memory_pixels[slot, cells, entry] = old_pixels
+        advance = ~stands
+        self.memory_next[slot[advance], cells[advance]] = (entry[advance] + 1) % self.memory_codes.shape[2]
+        painted[place] = new_pixels
+
+    def _around(self, slot: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        """Return the 3x3 codes (k, 3, 3) around cells, clamped to the view: what lies beyond is stale."""
+        m, c = self.map_cells, self.cell_size
+        axes = []
+        for at, origin in ((cells // m, self.origin[slot, 1]), (cells % m, self.origin[slot, 0])):
+            first, last = origin // c, self.view_cells - 1 + (origin % c > 0)
+            place = ((at - first) % m)[:, None] + np.arange(-1, 2)
+            axes.append((place.clip(0, last[:, None]) + first[:, None]) % m)
+        return self.codes[slot[:, None, None], axes[0][:, :, None] * m + axes[1][:, None, :]]
+
+    def view(self, slots: np.ndarray) -> np.ndarray:
+        """Return what is on screen: a new array (n, H, W, 3) uint8."""
+        frames = np.empty((len(slots), self.frame_size, self.frame_size, 3), np.uint8)
+        for frame, slot, (x, y) in zip(frames, slots, self.origin[slots].tolist(), strict=True):
+            for torus_y, view_y in view_spans(y, self.frame_size, self.size):
+                for torus_x, view_x in view_spans(x, self.frame_size, self.size):
+                    frame[view_y, view_x] = self.pixels[slot, torus_y, torus_x]
+        return frames
+
+    def save(self, slot: int) -> dict[str, np.ndarray]:
+        """Copy one slot's state."""
+        return {name: getattr(self, name)[slot].copy() for name in _STATE}
+
+    def load(self, slot: int, state: dict[str, np.ndarray]) -> None:
+        """Put a state from `save` into a slot.
+
+        Raises: ValueError if an array is missing, unknown, or of another shape or dtype.
+        """
+        if set(state) != set(_STATE):
+            raise ValueError(f"state: expected arrays {sorted(_STATE)}, got {sorted(state)}")
+        for name in _STATE:
+            want, got = getattr(self, name)[slot], state[name]
+            if got.shape != want.shape or got.dtype != want.dtype:
+                raise ValueError(f"state[{name!r}]: expected {want.dtype} {want.shape}, got {got.dtype} {got.shape}")
+        for name in _STATE:
+            getattr(self, name)[slot] = state[name]

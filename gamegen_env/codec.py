@@ -1,0 +1,268 @@
+"""Recordings to streams and back: streams of whole clips, on disk too, encoded and decoded.
+
+The encoder's single steps are in `closed_loop.py`; what a stream may say is in `stream.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from gamegen_env.canvas import Canvas, CellCoder
+from gamegen_env.closed_loop import ClosedLoop, Updates
+from gamegen_env.config import FORMAT_VERSION, N_REWARD_CLASSES, ModelConfig, StreamConfig, from_dict
+from gamegen_env.files import write_atomic
+from gamegen_env.stream import Step
+
+_META = "stream"  # the header key, as in recorded shards
+
+# array -> (dtype, counted in)
+_ARRAYS = {
+    "clip_ptr": ("int64", "clips + 1"), "codes": ("uint16", "clips"), "action": ("uint8", "steps"),
+    "scroll": ("int8", "steps"), "reward_class": ("uint8", "steps"), "done": ("uint8", "steps"),
+    "end_flag": ("uint8", "steps"), "update_ptr": ("int64", "steps + 1"),
+    "update_cell": ("uint16", "updates"), "update_code": ("uint16", "updates"), "update_flag": ("uint8", "updates"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The steps of many clips of one game, laid end to end; the view of each starts at (0, 0).
+
+    Attributes:
+        clip_ptr: (clips + 1,) int64, clip i has steps clip_ptr[i]:clip_ptr[i + 1].
+        codes: (clips, n_cells) uint16, the map before a clip's first step.
+        action, reward_class, done: (steps,) uint8. scroll: (steps, 2) int8, (dx, dy).
+        end_flag: (steps,) uint8, AFTER_DROP if END came too early: updates before it were dropped.
+        update_ptr: (steps + 1,) int64, step i has updates update_ptr[i]:update_ptr[i + 1].
+        update_cell, update_code: (updates,) uint16.
+        update_flag: (updates,) uint8, bits WRONG_CODE (the code is an error) and AFTER_DROP (the
+            choice of the cell is: one that should have come before it was dropped).
+        game: where the clips come from. tokenizer: fingerprint of what made the codes.
+        settings, cell_size: the tile map's. error_rate: share of updates that are errors.
+    """
+
+    clip_ptr: np.ndarray
+    codes: np.ndarray
+    action: np.ndarray
+    scroll: np.ndarray
+    reward_class: np.ndarray
+    done: np.ndarray
+    end_flag: np.ndarray
+    update_ptr: np.ndarray
+    update_cell: np.ndarray
+    update_code: np.ndarray
+    update_flag: np.ndarray
+    game: str
+    tokenizer: str
+    settings: StreamConfig
+    cell_size: int
+    error_rate: float
+
+    @property
+    def n_clips(self) -> int:
+        return len(self.codes)
+
+    def steps(self, clip: int) -> Iterator[Step]:
+        """Yield the steps of a clip."""
+        for i in range(int(self.clip_ptr[clip]), int(self.clip_ptr[clip + 1])):
+            updates = slice(int(self.update_ptr[i]), int(self.update_ptr[i + 1]))
+            yield Step(
+                int(self.action[i]), (int(self.scroll[i, 0]), int(self.scroll[i, 1])),
+                self.update_cell[updates].astype(np.int32), self.update_code[updates].astype(np.int32),
+                int(self.reward_class[i]), bool(self.done[i]),
+            )  # fmt: skip
+
+    def map_at(self, clip: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the map (n_cells,) int32 and origin (2,) int32 after `step` steps of a clip."""
+        first = int(self.clip_ptr[clip])
+        updates = slice(int(self.update_ptr[first]), int(self.update_ptr[first + step]))
+        codes = self.codes[clip].astype(np.int32)
+        codes[self.update_cell[updates]] = self.update_code[updates]  # of equal indices the last one stays
+        moved = self.scroll[first : first + step].sum(0, dtype=np.int32)
+        return codes, moved % np.int32(self.settings.map_cells * self.cell_size)
+
+    def save(self, path: str | Path) -> None:
+        """Write the stream, all of it or nothing. Raises: OSError if the file cannot be written."""
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+        meta = {
+            "format_version": FORMAT_VERSION, "game": self.game, "tokenizer": self.tokenizer,
+            "settings": asdict(self.settings), "cell_size": self.cell_size, "error_rate": self.error_rate,
+        }  # fmt: skip
+        write_atomic(Path(path), save(arrays, {_META: json.dumps(meta, sort_keys=True)}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Stream:
+        """Read a stream and check it.
+
+        Raises: FileNotFoundError; ValueError naming the file, what was expected and what was found.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+                meta = json.loads((file.metadata() or {}).get(_META, "{}"))
+        except SafetensorError as error:
+            raise ValueError(f"{path}: expected a whole safetensors file, got {error}") from None
+        version = meta.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise ValueError(f"{path}: expected a stream of format_version {FORMAT_VERSION}, got {version!r}")
+        if set(arrays) != set(_ARRAYS):
+            raise ValueError(f"{path}: expected arrays {sorted(_ARRAYS)}, got {sorted(arrays)}")
+        if set(meta) != {"game", "tokenizer", "settings", "cell_size", "error_rate"}:
+            raise ValueError(f"{path}: expected a stream's description in the header, got {sorted(meta)}")
+        meta["settings"] = from_dict(StreamConfig, meta["settings"], f"{path}: settings")
+        stream = cls(**arrays, **meta)
+        stream._check(str(path))
+        return stream
+
+    def _check(self, where: str) -> None:
+        n_clips, n_steps, n_updates = len(self.codes), len(self.action), len(self.update_cell)
+        counts = {"clips": n_clips, "clips + 1": n_clips + 1, "steps": n_steps, "steps + 1": n_steps + 1,
+                  "updates": n_updates}  # fmt: skip
+        tails = {"codes": (self.settings.n_cells,), "scroll": (2,)}
+        for name, (dtype, counted) in _ARRAYS.items():
+            array, shape = getattr(self, name), (counts[counted], *tails.get(name, ()))
+            if array.dtype != dtype or array.shape != shape:
+                raise ValueError(f"{where}: {name}: expected {dtype} {shape}, got {array.dtype} {array.shape}")
+        for name, total in (("clip_ptr", n_steps), ("update_ptr", n_updates)):
+            ptr = getattr(self, name)
+            if ptr[0] != 0 or ptr[-1] != total or (np.diff(ptr) < 0).any():
+                raise ValueError(f"{where}: {name}: expected to rise from 0 to {total}, got {ptr[0]}..{ptr[-1]}")
+        limits = {"update_cell": self.settings.n_cells, "reward_class": N_REWARD_CLASSES, "done": 2}
+        for name, limit in limits.items():
+            if (getattr(self, name) >= limit).any():
+                raise ValueError(f"{where}: {name}: expected 0..{limit - 1}, got {getattr(self, name).max()}")
+        if (np.abs(self.scroll.astype(np.int32)) > self.settings.max_scroll).any():
+            raise ValueError(f"{where}: scroll: expected at most {self.settings.max_scroll} pixels per axis")
+
+
+def encode_clips(
+    frames: Sequence[np.ndarray],
+    actions: Sequence[np.ndarray],
+    rewards: Sequence[np.ndarray],
+    terminated: Sequence[np.ndarray],
+    config: ModelConfig,
+    tokenizer: CellCoder,
+    *,
+    game: str,
+    fingerprint: str,
+    num_slots: int = 64,
+    error_rate: float = 0.0,
+    seed: int = 0,
+) -> Stream:
+    """Turn recorded clips of one game into a stream.
+
+    Args:    frames: per clip (T, H, W, 3) uint8; actions, rewards, terminated: per clip (T,), what led
+             to each frame: entry 0, before the clip, is ignored. game, fingerprint: kept with the stream.
+             num_slots: clips encoded side by side; the result does not depend on it.
+             error_rate: share of updates to get wrong; seed: which ones.
+    Raises:  ValueError naming the clip that has another shape, dtype, length or range.
+    """
+    length = _check_clips(frames, actions, rewards, terminated, config)
+    loop = ClosedLoop(config, tokenizer, num_slots, error_rate, seed)
+    codes = np.zeros((len(frames), config.stream.n_cells), np.uint16)
+    clip, time = np.full(num_slots, -1), np.zeros(num_slots, np.int64)
+    started, parts, places = 0, [], []
+    while True:
+        done = (clip < 0) | (time + 1 >= length[clip])
+        free = done.nonzero()[0][: len(frames) - started]
+        clip[done], time[done] = -1, 0
+        if len(free):
+            clip[free] = np.arange(started, started + len(free))
+            started += len(free)
+            loop.canvas.reset(free, np.stack([frames[i][0] for i in clip[free]]))
+            codes[clip[free]] = loop.canvas.codes[free]
+        slots = ((clip >= 0) & (length[clip] > 1)).nonzero()[0]
+        if not len(slots):  # all clips are done, or those just started have one frame only
+            if started == len(frames):
+                break
+            continue
+        before = [frames[i][t] for i, t in zip(clip[slots], time[slots], strict=True)]
+        time[slots] += 1
+        after = [frames[i][t] for i, t in zip(clip[slots], time[slots], strict=True)]
+        parts.append(loop.step(slots, np.stack(before), np.stack(after), clip[slots], time[slots]))
+        places.append(np.stack([clip[slots], time[slots]]))
+    return _gather(parts, places, length, codes, actions, rewards, terminated, {
+        "game": game, "tokenizer": fingerprint, "settings": config.stream,
+        "cell_size": config.tokenizer.cell_size, "error_rate": error_rate,
+    })  # fmt: skip
+
+
+def _check_clips(
+    frames: Sequence[np.ndarray], actions: Sequence[np.ndarray], rewards: Sequence[np.ndarray],
+    terminated: Sequence[np.ndarray], config: ModelConfig,
+) -> np.ndarray:  # fmt: skip
+    """Return the clips' lengths in frames: (clips,) int64."""
+    if not len(frames):
+        raise ValueError("frames: expected at least one clip, got none")
+    for name, values in (("actions", actions), ("rewards", rewards), ("terminated", terminated)):
+        if len(values) != len(frames):
+            raise ValueError(f"{name}: expected one entry per clip, {len(frames)}, got {len(values)}")
+    side, n_actions = config.frame_size, config.transformer.n_actions
+    for i, clip in enumerate(zip(frames, actions, rewards, terminated, strict=True)):
+        pictures, action, reward, end = (np.asarray(x) for x in clip)
+        t = len(pictures)
+        if pictures.dtype != np.uint8 or pictures.shape != (t, side, side, 3) or not t:
+            raise ValueError(
+                f"frames[{i}]: expected uint8 (T >= 1, {side}, {side}, 3), got {pictures.dtype} {pictures.shape}"
+            )
+        for name, array in (("actions", action), ("rewards", reward), ("terminated", end)):
+            if array.shape != (t,):
+                raise ValueError(f"{name}[{i}]: expected one value per frame, ({t},), got {array.shape}")
+        if not ((action >= 0) & (action < n_actions)).all():
+            raise ValueError(f"actions[{i}]: expected 0..{n_actions - 1}, got {action.min()}..{action.max()}")
+        if not np.isfinite(reward).all():
+            raise ValueError(f"rewards[{i}]: expected finite numbers, got {reward[~np.isfinite(reward)][0]}")
+    return np.array([len(f) for f in frames], np.int64)
+
+
+def _gather(
+    parts: list[Updates], places: list[np.ndarray], length: np.ndarray, codes: np.ndarray,
+    actions: Sequence[np.ndarray], rewards: Sequence[np.ndarray], terminated: Sequence[np.ndarray],
+    meta: dict[str, Any],
+) -> Stream:  # fmt: skip
+    """Bring the steps from the order of encoding into the order of clips."""
+
+    def join(arrays: Sequence[np.ndarray], dtype: str, shape: tuple[int, ...] = (0,)) -> np.ndarray:
+        return np.concatenate([np.zeros(shape), *arrays]).astype(dtype)
+
+    clip, time = np.concatenate([np.zeros((2, 0), np.int64), *places], axis=1)
+    order = np.lexsort((time, clip))
+    count = join([np.diff(p.ptr) for p in parts], "int64")
+    begin = np.cumsum(count) - count
+    update_ptr = np.concatenate([[0], np.cumsum(count[order])])
+    source = np.repeat(begin[order] - update_ptr[:-1], count[order]) + np.arange(update_ptr[-1])
+    return Stream(
+        clip_ptr=np.concatenate([[0], np.cumsum(length - 1)]).astype(np.int64),
+        codes=codes,
+        action=join([a[1:] for a in actions], "uint8"),
+        scroll=join([p.scroll for p in parts], "int8", (0, 2))[order],
+        reward_class=join([np.sign(r[1:]) + 1 for r in rewards], "uint8"),
+        done=join([t[1:] for t in terminated], "uint8"),
+        end_flag=join([p.end_flag for p in parts], "uint8")[order],
+        update_ptr=update_ptr.astype(np.int64),
+        update_cell=join([p.cell for p in parts], "uint16")[source],
+        update_code=join([p.code for p in parts], "uint16")[source],
+        update_flag=join([p.flag for p in parts], "uint8")[source],
+        **meta,
+    )
+
+
+def decode_stream(
+    stream: Stream, clip: int, frame: np.ndarray, config: ModelConfig, tokenizer: CellCoder
+) -> np.ndarray:
+    """Play a clip of a stream from its first picture (H, W, 3) uint8: (steps + 1, H, W, 3) uint8."""
+    canvas, slot = Canvas(config, tokenizer, 1), np.zeros(1, np.int64)
+    canvas.reset(slot, frame[None])
+    shown = [canvas.view(slot)]
+    for step in stream.steps(clip):
+        canvas.apply(slot, np.array([step.scroll]), np.array([0, len(step.cells)]), step.cells, step.codes)
+        shown.append(canvas.view(slot))
+    return np.concatenate(shown)
