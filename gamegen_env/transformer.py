@@ -1,0 +1,325 @@
+"""The causal transformer over the token stream, in plain PyTorch: the definition.
+
+It sees rows of integers (`stream.py` says what they mean) and never pixels. Everything
+an engine must reproduce is in this file: what a token's input is (`token_features`),
+where it lies for the rotary embedding (`rotary_angles`), the blocks, and the heads:
+
+    event   after ACT, SCROLL, UPD: which cell next, a scroll, or END
+    code    given the chosen cell and its present code: the new code
+    end     reward class and termination, read at the position that chose END
+
+Source: Llama-style blocks (RMSNorm, SwiGLU, grouped queries), QK-norm after arXiv
+2302.05442. We differ in the rotary embedding: its pairs are shared between stream
+position, game time, and row and column on the torus of the tile map, where only whole
+waves fit, so that a relative offset across the seam is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gamegen_env.actions import N_BUTTONS, N_DIRECTIONS
+from gamegen_env.config import (
+    ACT,
+    KEY,
+    N_KINDS,
+    N_REWARD_CLASSES,
+    SCROLL,
+    UPD,
+    ModelConfig,
+)  # fmt: skip
+
+N_FEATURES = 7  # small-table rows that every token adds up, its code apart
+POSITION_WAVELENGTH = 2 * math.pi * 1000  # tokens, the longest
+TIME_WAVELENGTH = 2 * math.pi * 200  # game steps, the longest
+QUERY_BLOCK = 256  # tokens
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Where each kind of feature starts in the small embedding table."""
+
+    map_cells: int
+    max_scroll: int
+    cell_size: int
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        m, s, c = self.map_cells, 2 * self.max_scroll + 1, self.cell_size
+        return {
+            "kind": N_KINDS, "row": m, "col": m, "view_row": m, "view_col": m, "origin_row": m, "origin_col": m,
+            "fine_y": c, "fine_x": c, "direction": N_DIRECTIONS, "button": N_BUTTONS, "scroll_x": s, "scroll_y": s,
+            "reward": N_REWARD_CLASSES, "done": 2,
+        }  # fmt: skip
+
+    def start(self, name: str) -> int:
+        names = list(self.sizes)
+        return sum(self.sizes[n] for n in names[: names.index(name)])
+
+    @property
+    def size(self) -> int:
+        return sum(self.sizes.values())
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> FeatureTable:
+        return cls(config.stream.map_cells, config.stream.max_scroll, config.tokenizer.cell_size)
+
+
+def token_features(rows: Tensor, table: FeatureTable) -> tuple[Tensor, Tensor]:
+    """Return what a token's input embedding adds up.
+
+    Args:    rows: (..., 6) integer, [kind, a, b, origin x, origin y, time].
+    Returns: indices (..., N_FEATURES) int64 into the small table, and codes (...) int64,
+             -1 for tokens that carry none.
+    """
+    kind, a, b, ox, oy, _ = rows.long().unbind(-1)
+    m, c, at = table.map_cells, table.cell_size, table.start
+    is_cell = (kind == KEY) | (kind == UPD)
+    is_act, is_scroll = kind == ACT, kind == SCROLL
+    row, col = a // m, a % m
+    origin_row, origin_col = oy // c, ox // c
+    first = torch.where(is_act, at("direction") + a % N_DIRECTIONS,
+            torch.where(is_scroll, at("scroll_x") + a, at("reward") + a))  # fmt: skip
+    second = torch.where(is_act, at("button") + a // N_DIRECTIONS,
+             torch.where(is_scroll, at("scroll_y") + b, at("done") + b))  # fmt: skip
+    indices = torch.stack(
+        [
+            at("kind") + kind,
+            torch.where(is_cell, at("row") + row, first),
+            torch.where(is_cell, at("col") + col, second),
+            torch.where(is_cell, at("view_row") + (row - origin_row) % m, at("origin_row") + origin_row),
+            torch.where(is_cell, at("view_col") + (col - origin_col) % m, at("origin_col") + origin_col),
+            at("fine_y") + oy % c,
+            at("fine_x") + ox % c,
+        ],
+        dim=-1,
+    )
+    return indices, torch.where(is_cell, b, -1)
+
+
+def cell_features(cells: Tensor, origins: Tensor, table: FeatureTable) -> Tensor:
+    """Small-table rows that describe a cell to the code head: (..., 4) int64 for cells (...), origins (..., 2)."""
+    m, c, at = table.map_cells, table.cell_size, table.start
+    row, col = cells // m, cells % m
+    return torch.stack(
+        [
+            at("row") + row,
+            at("col") + col,
+            at("view_row") + (row - origins[..., 1] // c) % m,
+            at("view_col") + (col - origins[..., 0] // c) % m,
+        ],
+        dim=-1,
+    )
+
+
+def rotary_angles(rows: Tensor, positions: Tensor, config: ModelConfig) -> Tensor:
+    """Return the rotary angle of every pair of head dimensions.
+
+    Computed in float64: positions and times grow without bound in a game that goes on.
+
+    Args:    rows: (..., 6) integer; positions: (...) integer, index in the stream.
+    Returns: (..., head_dim / 2) float32 in [0, 2 pi).
+    """
+    n = config.transformer.head_dim // 8
+    m = config.stream.map_cells
+    device = rows.device
+    exponent = torch.arange(n, dtype=torch.float64, device=device) / (n - 1)
+    by_position = (2 * math.pi / POSITION_WAVELENGTH) ** exponent
+    by_time = (2 * math.pi / TIME_WAVELENGTH) ** exponent
+    waves = torch.linspace(1, (m - 1) // 2, n, dtype=torch.float64, device=device).round() * (2 * math.pi / m)
+    is_cell = (rows[..., 0] == KEY) | (rows[..., 0] == UPD)
+    cell = torch.where(is_cell, rows[..., 1], 0)
+    angles = torch.cat(
+        [
+            positions.double()[..., None] * by_position,
+            rows[..., 5].double()[..., None] * by_time,
+            (cell // m).double()[..., None] * waves,
+            (cell % m).double()[..., None] * waves,
+        ],
+        dim=-1,
+    )
+    return (angles % (2 * math.pi)).float()
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Apply the rotary embedding: x (..., head_dim), angles (..., head_dim / 2), halves paired."""
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Causal sliding-window attention: a token sees the `window` last tokens, itself included.
+
+    In blocks of queries, each against the keys it can see at all: compiled, this runs at
+    nearly twice the speed of `scaled_dot_product_attention` on a CPU in bfloat16.
+
+    Args:    q: (B, S, nh, hd); k, v: (B, S, nkv, hd), nh a multiple of nkv.
+    Returns: (B, S, nh, hd).
+    """
+    batch, size, n_heads, head_dim = q.shape
+    n_kv_heads = k.shape[2]
+    group = n_heads // n_kv_heads
+    q = q.unflatten(2, (n_kv_heads, group)).permute(0, 2, 3, 1, 4)  # (B, nkv, group, S, hd)
+    k, v = k.transpose(1, 2), v.transpose(1, 2)
+    position = torch.arange(size, device=q.device)
+    outputs = []
+    for start in range(0, size, QUERY_BLOCK):
+        stop = min(start + QUERY_BLOCK, size)
+        first = max(0, start - window + 1)
+        queries = q[:, :, :, start:stop].reshape(batch, n_kv_heads, -1, head_dim)
+        logits = (queries @ k[:, :, first:stop].transpose(2, 3)).unflatten(2, (group, -1)).float()
+        distance = position[start:stop, None] - position[first:stop]
+        seen = (distance >= 0) & (distance < window)
+        weights = torch.where(seen, logits * head_dim**-0.5, -1e30).softmax(-1).to(v.dtype)
+        outputs.append((weights.flatten(2, 3) @ v[:, :, first:stop]).unflatten(2, (group, -1)))
+    return torch.cat(outputs, dim=3).permute(0, 3, 1, 2, 4).reshape(batch, size, n_heads, head_dim)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, both pre-norm and residual."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        t = config.transformer
+        self.n_heads, self.n_kv_heads, self.head_dim = t.n_heads, t.n_kv_heads, t.head_dim
+        self.attention_norm = nn.RMSNorm(t.d_model)
+        self.qkv = nn.Linear(t.d_model, (t.n_heads + 2 * t.n_kv_heads) * t.head_dim, bias=False)
+        self.q_norm = nn.RMSNorm(t.head_dim)
+        self.k_norm = nn.RMSNorm(t.head_dim)
+        self.out = nn.Linear(t.n_heads * t.head_dim, t.d_model, bias=False)
+        self.ff_norm = nn.RMSNorm(t.d_model)
+        self.gate_up = nn.Linear(t.d_model, 2 * t.d_ff, bias=False)
+        self.down = nn.Linear(t.d_ff, t.d_model, bias=False)
+
+    def project(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (..., nh, hd), keys (..., nkv, hd), both normed and rotated, and values (..., nkv, hd)."""
+        heads = self.qkv(self.attention_norm(x)).unflatten(-1, (-1, self.head_dim))
+        q, k, v = heads.split([self.n_heads, self.n_kv_heads, self.n_kv_heads], dim=-2)
+        angles = angles[..., None, :]
+        # The norms in full precision also under autocast.
+        return rotate(self.q_norm(q.float()), angles), rotate(self.k_norm(k.float()), angles), v
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(self.ff_norm(x)).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+    def forward(self, x: Tensor, angles: Tensor, window: int, kv_noise: KVTransform | None) -> Tensor:
+        q, k, v = self.project(x, angles)
+        if kv_noise is not None:
+            k, v = kv_noise(k), kv_noise(v)
+        x = x + self.out(attend(q, k, v, window).flatten(2))
+        return x + self.feed_forward(x)
+
+
+class KVTransform:
+    """What a KV cache does to keys and values (..., head_dim); `kv4.FakeQuantise` is the one in use."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        raise TypeError("KVTransform is an interface; pass kv4.FakeQuantise()")
+
+
+class Transformer(nn.Module):
+    """The model. `forward` runs whole sequences; engines use the parts."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        t = config.transformer
+        self.config = config
+        self.table = FeatureTable.of(config)
+        self.small = nn.Embedding(self.table.size, t.d_model)
+        self.code = nn.Embedding(config.tokenizer.codebook_size, t.d_model)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(t.n_layers))
+        self.norm = nn.RMSNorm(t.d_model)
+        self.event_head = nn.Linear(t.d_model, config.stream.n_events)
+        self.code_in = nn.Linear(2 * t.d_model, 2 * t.d_model)
+        self.code_out = nn.Linear(2 * t.d_model, t.d_model)
+        self.code_norm = nn.RMSNorm(t.d_model)
+        self.end_head = nn.Linear(t.d_model, N_REWARD_CLASSES + 2)
+        self.apply(self._initialise)
+        for block in self.layers():
+            for linear in (block.out, block.down):
+                nn.init.normal_(linear.weight, std=0.02 / math.sqrt(2 * t.n_layers))
+
+    @staticmethod
+    def _initialise(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    def layers(self) -> list[Block]:
+        """Return the blocks, first to last."""
+        return [cast(Block, block) for block in self.blocks]
+
+    @torch.no_grad()
+    def set_code_embedding(self, codebook: Tensor) -> None:
+        """Start code embeddings (8192, d_model) as a random projection of the tokenizer's codebook (8192, D).
+
+        Codes that look alike then start alike, which the loss alone would take long to find out.
+        """
+        generator = torch.Generator().manual_seed(0)
+        projection = torch.randn(codebook.shape[1], self.code.embedding_dim, generator=generator)
+        embedding = (codebook - codebook.mean(0)) @ projection
+        self.code.weight.copy_(embedding / embedding.std() * 0.05)
+
+    def embed(self, rows: Tensor) -> Tensor:
+        """Embed token rows (..., 6) into (..., d_model)."""
+        indices, codes = token_features(rows, self.table)
+        code = self.code(codes.clamp(min=0)) * (codes >= 0)[..., None]
+        return self.small(indices).sum(-2) + code
+
+    def forward(self, rows: Tensor, kv_noise: KVTransform | None = None) -> Tensor:
+        """Run whole streams from position 0.
+
+        Args:    rows: (B, S, 6) integer. kv_noise: applied to keys and values, to train
+                 for the quantised cache.
+        Returns: hidden states (B, S, d_model), normed, what the heads read.
+        """
+        window = self.config.transformer.window
+        size = rows.shape[1]
+        positions = torch.arange(size, device=rows.device)
+        angles = rotary_angles(rows, positions.expand(rows.shape[:2]), self.config)
+        x = self.embed(rows)
+        for block in self.layers():
+            x = block(x, angles, window, kv_noise)
+        return self.norm(x)
+
+    def event_logits(self, hidden: Tensor) -> Tensor:
+        """(..., d_model) -> (..., n_events), not yet masked by the grammar."""
+        return self.event_head(hidden)
+
+    def code_query(self, hidden: Tensor, cells: Tensor, origins: Tensor, present: Tensor) -> Tensor:
+        """Return what is compared with every code's embedding.
+
+        Args:    hidden: (..., d_model); cells (...) the chosen cells; origins (..., 2) scroll
+                 register (x, y); present (...) the cells' present codes. All integers int64.
+        Returns: (..., d_model).
+        """
+        described = self.small(cell_features(cells, origins, self.table)).sum(-2) + self.code(present)
+        query = self.code_out(F.silu(self.code_in(torch.cat([hidden, described], dim=-1))))
+        return self.code_norm(hidden + query)
+
+    def code_logits(self, hidden: Tensor, cells: Tensor, origins: Tensor, present: Tensor) -> Tensor:
+        """Logits over codes (..., codebook_size) of `code_query`; the present code is not yet masked."""
+        return F.linear(self.code_query(hidden, cells, origins, present), self.code.weight)
+
+    def end_logits(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., d_model) -> reward logits (..., 3) and termination logits (..., 2)."""
+        return self.end_head(hidden).split([N_REWARD_CLASSES, 2], dim=-1)
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def matrices(model: Transformer) -> Sequence[nn.Parameter]:
+    """The weight matrices inside the blocks: what a matrix optimiser should own."""
+    return [p for p in model.blocks.parameters() if p.ndim == 2]
