@@ -1,0 +1,240 @@
+"""What every engine is: slots that reset, step, save and load. No pixels, no tokenizer.
+
+A slot is one game. Its stream is `keyframe step* (keyframe step*)*`; an engine decides,
+token by token, what the step's events, codes, reward class and termination are. This
+class keeps the integers of every slot and the rules that all engines share; a subclass
+adds where hidden states come from.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gamegen_env.config import ModelConfig
+from gamegen_env.engine.decide import Decoded
+from gamegen_env.stream import Grammar, Step
+from gamegen_env.transformer import Transformer
+
+State = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One game step of n slots, in the order asked for. Updates of slot i: ptr[i]:ptr[i+1]."""
+
+    scroll: np.ndarray  # (n, 2) int64, pixels x, y
+    ptr: np.ndarray  # (n + 1,) int64
+    cells: np.ndarray  # (ptr[-1],) int64, ascending within a slot
+    codes: np.ndarray  # (ptr[-1],) int64
+    reward_class: np.ndarray  # (n,) int64 in 0..2
+    done: np.ndarray  # (n,) bool
+    tokens: np.ndarray  # (n,) int64, tokens of the step, ACT and END included
+
+
+class Engine(ABC):
+    """A batch of slots that advance by whole game steps."""
+
+    name: str
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        transformer: Transformer,
+        num_slots: int,
+        *,
+        temperature: float = 1.0,
+        kv_bits: int = 4,
+    ) -> None:
+        """Allocate slots.
+
+        Args:   transformer: eval mode; num_slots: >= 1; temperature: >= 0, 0 = most likely
+                token; kv_bits: 4 or 16, precision of committed keys and values.
+        Raises: ValueError on values outside these.
+        """
+        if not isinstance(num_slots, int) or num_slots < 1:
+            raise ValueError(f"num_slots: expected an integer >= 1, got {num_slots!r}")
+        if not 0 <= temperature < float("inf"):
+            raise ValueError(f"temperature: expected a finite number >= 0, got {temperature!r}")
+        if kv_bits not in (4, 16):
+            raise ValueError(f"kv_bits: expected 4 or 16, got {kv_bits!r}")
+        self.config, self.transformer = config, transformer
+        self.num_slots, self.temperature, self.kv_bits = num_slots, float(temperature), kv_bits
+        self.grammar = Grammar(config)
+        n_cells = config.stream.n_cells
+        self.codes = np.zeros((num_slots, n_cells), np.int64)
+        self.origin = np.zeros((num_slots, 2), np.int64)
+        self.seed = np.zeros(num_slots, np.int64)
+        self.position = np.zeros(num_slots, np.int64)  # tokens in the stream so far
+        self.time = np.zeros(num_slots, np.int64)  # game steps since reset
+        self.since_keyframe = np.zeros(num_slots, np.int64)  # step tokens since the last keyframe
+
+    def reset(self, slot: int, codes: np.ndarray, seed: int) -> None:
+        """Start a new game from a tile map.
+
+        Args:   codes: (n_cells,) integer in [0, codebook_size); seed: in [0, 2**63).
+        Raises: ValueError on a wrong shape, range, slot or seed; the slot is then untouched.
+        """
+        self._check_slots([slot])
+        codes = np.asarray(codes)
+        size, n_cells = self.config.tokenizer.codebook_size, self.config.stream.n_cells
+        if codes.shape != (n_cells,) or not np.issubdtype(codes.dtype, np.integer):
+            raise ValueError(f"codes: expected ({n_cells},) integers, got {codes.shape} {codes.dtype}")
+        if codes.min() < 0 or codes.max() >= size:
+            raise ValueError(f"codes: expected 0..{size - 1}, got {codes.min()}..{codes.max()}")
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed: expected 0..2**63-1, got {seed}")
+        self.codes[slot], self.origin[slot], self.seed[slot] = codes, 0, seed
+        self.position[slot] = self.time[slot] = self.since_keyframe[slot] = 0
+        self._clear(slot)
+        self._keyframe(slot)
+
+    def step(self, slots: Sequence[int], actions: Sequence[int]) -> StepBatch:
+        """Advance slots by one game step each.
+
+        Args:   slots: distinct; actions: one action token per slot.
+        Raises: ValueError on bad slots or actions; nothing has moved then.
+        """
+        self._check_slots(slots)
+        n_actions = self.config.transformer.n_actions
+        if len(actions) != len(slots):
+            raise ValueError(f"actions: expected {len(slots)}, got {len(actions)}")
+        for action in actions:
+            if not 0 <= action < n_actions:
+                raise ValueError(f"action token: expected 0..{n_actions - 1}, got {action}")
+        for slot in slots:
+            if self.position[slot] == 0:
+                raise ValueError(f"slot {slot}: expected a reset before the first step")
+        for slot in slots:
+            if self.since_keyframe[slot] > self.config.updates_per_keyframe:
+                self._keyframe(slot)
+        return self._step(slots, actions)
+
+    def observe(self, slot: int, step: Step) -> None:
+        """Append a step that is known, as if the engine had decoded it: context for what follows.
+
+        Raises: ValueError if the step does not fit the slot's tile map; the slot is then untouched.
+        """
+        self._check_slots([slot])
+        if self.since_keyframe[slot] > self.config.updates_per_keyframe:
+            self._keyframe(slot)
+        origin, time = self.origin[slot], int(self.time[slot])
+        rows = self.grammar.step_tokens(step, origin, time)
+        before = self.grammar.keyframe_tokens(self.codes[slot], origin, max(time - 1, 0))
+        self.grammar.validate(np.concatenate([before, rows]))
+        self._prefill(slot, rows.astype(np.int64))
+        cells, codes = step.cells.astype(np.int64), step.codes.astype(np.int64)
+        self._finish(
+            [slot],
+            [
+                Decoded(
+                    np.array(step.scroll),
+                    cells,
+                    codes,
+                    step.reward_class,
+                    step.done,
+                    len(rows),
+                    rows[-1, 3:5].astype(np.int64),
+                )
+            ],
+        )
+
+    def save(self, slot: int) -> State:
+        """Return a copy of everything that the slot's future depends on."""
+        self._check_slots([slot])
+        return {name: np.array(getattr(self, name)[slot]) for name in _INTEGERS} | self._save_context(slot)
+
+    def load(self, slot: int, state: State) -> None:
+        """Put a saved state into a slot, of this engine or another one of the same name and kv_bits.
+
+        Raises: ValueError if the state's arrays are not those of this engine; the slot is then untouched.
+        """
+        self._check_slots([slot])
+        here = self.save(slot)
+        if set(state) != set(here):
+            raise ValueError(f"state: expected arrays {sorted(here)}, got {sorted(state)}")
+        for name, array in here.items():
+            got = np.asarray(state[name])
+            if got.dtype != array.dtype or (got.shape != array.shape and name != "stream"):
+                raise ValueError(f"state[{name!r}]: expected {array.shape} {array.dtype}, got {got.shape} {got.dtype}")
+        for name in _INTEGERS:
+            getattr(self, name)[slot] = state[name]
+        self._load_context(slot, state)
+
+    def _finish(self, slots: Sequence[int], results: Sequence[Decoded]) -> StepBatch:
+        """Move the slots' integers past their decoded steps and gather what happened."""
+        for slot, result in zip(slots, results, strict=True):
+            self.codes[slot, result.cells] = result.codes
+            self.origin[slot] = result.origin
+            self.position[slot] += result.tokens
+            self.since_keyframe[slot] += result.tokens
+            self.time[slot] += 1
+        return StepBatch(
+            scroll=np.array([r.scroll for r in results]).reshape(-1, 2),
+            ptr=np.concatenate([[0], np.cumsum([len(r.cells) for r in results])]).astype(np.int64),
+            cells=np.concatenate([np.zeros(0, np.int64), *(r.cells for r in results)]),
+            codes=np.concatenate([np.zeros(0, np.int64), *(r.codes for r in results)]),
+            reward_class=np.array([r.reward_class for r in results], np.int64),
+            done=np.array([r.done for r in results], bool),
+            tokens=np.array([r.tokens for r in results], np.int64),
+        )
+
+    def _keyframe(self, slot: int) -> None:
+        rows = self.grammar.keyframe_tokens(self.codes[slot], self.origin[slot], max(int(self.time[slot]) - 1, 0))
+        self._prefill(slot, rows.astype(np.int64))
+        self.position[slot] += len(rows)
+        self.since_keyframe[slot] = 0
+
+    def _check_slots(self, slots: Sequence[int]) -> None:
+        if len(set(slots)) != len(slots) or not all(0 <= s < self.num_slots for s in slots):
+            raise ValueError(f"slots: expected distinct numbers in 0..{self.num_slots - 1}, got {list(slots)}")
+
+    @abstractmethod
+    def _clear(self, slot: int) -> None:
+        """Forget the slot's stream."""
+
+    @abstractmethod
+    def _prefill(self, slot: int, rows: np.ndarray) -> None:
+        """Append the known tokens of one keyframe or one step, rows (n, 6) int64, at `position`."""
+
+    @abstractmethod
+    def _step(self, slots: Sequence[int], actions: Sequence[int]) -> StepBatch:
+        """Decode one step of checked slots and update their integers."""
+
+    @abstractmethod
+    def _save_context(self, slot: int) -> State: ...
+
+    @abstractmethod
+    def _load_context(self, slot: int, state: State) -> None: ...
+
+
+_INTEGERS = ("codes", "origin", "seed", "position", "time", "since_keyframe")
+
+
+def make_engine(
+    name: str,
+    config: ModelConfig,
+    transformer: Transformer,
+    num_slots: int,
+    *,
+    device: str = "cpu",
+    temperature: float = 1.0,
+    kv_bits: int = 4,
+) -> Engine:
+    """Build an engine by name: "torch", "reference", or "auto" (the fastest: today "torch").
+
+    Raises: ValueError naming the known engines or devices.
+    """
+    from gamegen_env.engine.cached import CachedEngine
+    from gamegen_env.engine.reference import ReferenceEngine
+
+    engines: dict[str, type[Engine]] = {e.name: e for e in (CachedEngine, ReferenceEngine)}
+    if name != "auto" and name not in engines:
+        raise ValueError(f"engine: expected one of {['auto', *engines]}, got {name!r}")
+    if device != "cpu":
+        raise ValueError(f"device: engine {name!r} runs on 'cpu' only, got {device!r}")
+    chosen = CachedEngine if name == "auto" else engines[name]
+    return chosen(config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits)

@@ -1,0 +1,179 @@
+"""The `torch` engine: cached keys and values, ragged batches of slots, PyTorch on the CPU.
+
+Persistent memory per slot is the 4-bit ring of the last `window` tokens. Steps are
+decoded in a tile of ROWS rows. A row holds one slot's window in fp32 (loaded from the
+ring when another slot was there before), decodes its step token by token, commits the
+step's keys and values to the ring, and takes the next slot that waits: a slot that has
+ended its step costs nothing.
+
+Every matrix product has the same shape whatever the number of slots, and a row's result
+does not depend on its place in the tile, so a game is the same to the bit alone or in
+a batch. Ring and window are indexed by stream position modulo `window`: writing token p
+overwrites token p - window, which is just the one that left the window.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gamegen_env.config import END, ModelConfig
+from gamegen_env.engine.base import Engine, State, StepBatch
+from gamegen_env.engine.cache import Ring, Window, attend, with_new
+from gamegen_env.engine.decide import Decoded, Decoding
+from gamegen_env.kv4 import hadamard
+from gamegen_env.transformer import Transformer, rotary_angles
+
+ROWS = 8
+
+
+class CachedEngine(Engine):
+    """Decodes all slots together, one token of up to ROWS slots per pass."""
+
+    name = "torch"
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        transformer: Transformer,
+        num_slots: int,
+        *,
+        temperature: float = 1.0,
+        kv_bits: int = 4,
+    ) -> None:
+        super().__init__(config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits)
+        t = config.transformer
+        self.ring = Ring(config, num_slots, kv_bits)
+        self._resident = np.full(ROWS, -1)  # whose window each row holds
+        self._window = Window(config, ROWS)
+        self._place = torch.arange(t.window)
+
+    def _clear(self, slot: int) -> None:
+        self._evict(slot)
+
+    def _evict(self, slot: int) -> None:
+        self._resident[self._resident == slot] = -1
+
+    def _row_for(self, slot: int) -> int:
+        """Return the row that holds the slot's window, else a free one, else any."""
+        for wanted in (slot, -1):
+            rows = (self._resident == wanted).nonzero()[0]
+            if len(rows):
+                return int(rows[0])
+        return slot % ROWS
+
+    def _load(self, row: int, slot: int) -> None:
+        """Make `row` hold the window of `slot`."""
+        if self._resident[row] != slot:
+            self._evict(slot)
+            self.ring.read(slot, self._window, row)
+            self._resident[row] = slot
+
+    def _commit(self, row: int, slot: int, start: int, stop: int) -> None:
+        """Quantise tokens [start, stop) of the stream, in the row so far as fp16, into the ring."""
+        at = torch.arange(start, stop) % self.config.transformer.window
+        self.ring.write(slot, at, self._window.values[:, :, row].index_select(3, at))
+        self.ring.read(slot, self._window, row, at)
+
+    @torch.inference_mode()
+    def _step(self, slots: Sequence[int], actions: Sequence[int]) -> StepBatch:
+        decoding = Decoding(self.grammar, ROWS)
+        results: dict[int, Decoded] = {}
+        # Slots whose window is still in a row go first and stay there.
+        held = {int(slot): row for row, slot in enumerate(self._resident)}
+        action_of = dict(zip(slots, actions, strict=True))
+        waiting = deque(slot for slot in slots if slot not in held)
+        for slot in slots:
+            if slot in held:
+                self._start(decoding, held[slot], slot, action_of[slot])
+        while waiting or (decoding.slot >= 0).any():
+            for row in (decoding.slot < 0).nonzero()[0]:
+                if not waiting:
+                    break
+                slot = waiting.popleft()
+                self._load(int(row), slot)
+                self._start(decoding, int(row), slot, action_of[slot])
+            hidden = self._forward(decoding)
+            ended = (decoding.slot >= 0) & (decoding.token[:, 0] == END)
+            for row in ended.nonzero()[0]:
+                slot = int(decoding.slot[row])
+                start = int(self.position[slot])
+                self._commit(int(row), slot, start, start + int(decoding.count[row]))
+                results[slot] = decoding.result(int(row))
+                decoding.slot[row] = -1
+            if (decoding.slot >= 0).any():
+                decoding.advance(self.transformer, hidden, self.temperature)
+        return self._finish(slots, [results[slot] for slot in slots])
+
+    def _start(self, decoding: Decoding, row: int, slot: int, action: int) -> None:
+        decoding.start(
+            row, slot, action, self.codes[slot], self.origin[slot], int(self.time[slot]), int(self.seed[slot])
+        )
+
+    def _forward(self, decoding: Decoding) -> Tensor:
+        """Append the last token of every busy row; return hidden states (ROWS, d_model)."""
+        model, t = self.transformer, self.config.transformer
+        busy = decoding.slot >= 0
+        rows = torch.from_numpy(decoding.token)
+        position = torch.from_numpy(np.where(busy, self.position[decoding.slot] + decoding.count - 1, 0))
+        angles = rotary_angles(rows, position, self.config)
+        # Rows beyond the last busy one attend to nothing: no work for idle rows of the tile.
+        used = int(busy.nonzero()[0][-1]) + 1
+        row_index = torch.from_numpy(busy.nonzero()[0])
+        at = position[row_index] % t.window
+        empty = (self._place > position[:used, None])[:, None, None]  # (used, 1, 1, window)
+        x = model.embed(rows)
+        for layer, block in enumerate(model.layers()):
+            q, k, v = block.project(x, angles)
+            staged = (torch.stack([k, v]) @ hadamard()).half().float()[:, row_index]
+            self._window.stage(layer, row_index, at, staged)
+            q = (q @ hadamard())[:used].unflatten(1, (t.n_kv_heads, -1))
+            attended = torch.zeros(ROWS, t.n_heads, t.head_dim)
+            attended[:used] = attend(q, self._window.layer(layer, slice(used)), empty).flatten(1, 2)
+            x = x + block.out((attended @ hadamard()).flatten(1))
+            x = x + block.feed_forward(x)
+        return model.norm(x)
+
+    @torch.inference_mode()
+    def _prefill(self, slot: int, tokens: np.ndarray) -> None:
+        model, t = self.transformer, self.config.transformer
+        row = self._row_for(slot)
+        self._load(row, slot)
+        start, size = int(self.position[slot]), len(tokens)
+        rows = torch.from_numpy(tokens)
+        position = torch.arange(start, start + size)
+        angles = rotary_angles(rows, position, self.config)
+        # Stream position of what each ring place holds before these tokens; negative: nothing.
+        held_position = start - 1 - (start - 1 - self._place) % t.window
+        key_position = torch.cat([held_position, position]) if start else position
+        distance = position[:, None] - key_position
+        unseen = (distance < 0) | (distance >= t.window) | (key_position < 0)
+        at = position % t.window
+        group = t.n_heads // t.n_kv_heads
+        staged = []
+        x = model.embed(rows)
+        for layer, block in enumerate(model.layers()):
+            q, k, v = block.project(x, angles)
+            new = (torch.stack([k, v]) @ hadamard()).half().float().transpose(1, 2)  # (2, nkv, size, hd)
+            # A first keyframe has no past to attend to.
+            held = self._window.layer(layer, slice(row, row + 1)) if start else None
+            q = (q @ hadamard()).transpose(0, 1).unflatten(0, (t.n_kv_heads, -1)).flatten(1, 2)
+            seen = with_new(held, new[:, None])
+            attended = attend(q[None], seen, unseen.repeat(group, 1))[0].unflatten(1, (group, -1)).flatten(0, 1)
+            x = x + block.out((attended @ hadamard()).transpose(0, 1).flatten(1))
+            x = x + block.feed_forward(x)
+            staged.append(new)
+        self._window.values[:, :, row].index_copy_(3, at, torch.stack(staged, dim=1))
+        self._commit(row, slot, start, start + size)
+
+    def _save_context(self, slot: int) -> State:
+        return {name: array[slot].numpy().copy() for name, array in self.ring.arrays.items()}
+
+    def _load_context(self, slot: int, state: State) -> None:
+        for name, array in self.ring.arrays.items():
+            array[slot] = torch.from_numpy(np.asarray(state[name]))
+        self._evict(slot)

@@ -1,0 +1,108 @@
+"""From a hidden state to the next token: heads, grammar mask, sampler. Shared by the PyTorch engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gamegen_env import sampling
+from gamegen_env.config import ACT, END, SCROLL, UPD
+from gamegen_env.stream import Grammar
+from gamegen_env.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One slot's finished step."""
+
+    scroll: np.ndarray  # (2,) int64
+    cells: np.ndarray  # (u,) int64
+    codes: np.ndarray  # (u,) int64
+    reward_class: int
+    done: bool
+    tokens: int
+    origin: np.ndarray  # (2,) int64, after the step
+
+
+class Decoding:
+    """The steps being decoded in R rows; row r works for slot `slot[r]`, or for none (-1)."""
+
+    def __init__(self, grammar: Grammar, rows: int) -> None:
+        self.grammar = grammar
+        self.slot = np.full(rows, -1)
+        self.token = np.zeros((rows, 6), np.int64)  # the last token appended
+        self.token[:, 0] = ACT
+        self.count = np.zeros(rows, np.int64)  # tokens of the step so far
+        self.seed = np.zeros(rows, np.int64)
+        self.codes = np.zeros((rows, grammar.n_cells), np.int64)
+        self.scroll = np.zeros((rows, 2), np.int64)
+        self.updates: list[list[tuple[int, int]]] = [[] for _ in range(rows)]
+
+    def start(
+        self, row: int, slot: int, action: int, codes: np.ndarray, origin: np.ndarray, time: int, seed: int
+    ) -> None:
+        """Begin a step: its first token is ACT."""
+        self.slot[row], self.seed[row], self.codes[row] = slot, seed, codes
+        self.token[row] = (ACT, action, 0, *origin, time)
+        self.count[row], self.scroll[row], self.updates[row] = 1, 0, []
+
+    def result(self, row: int) -> Decoded:
+        """Return the finished step of a row, whose last token is END."""
+        _, reward_class, done, x, y, _ = (int(v) for v in self.token[row])
+        cells, codes = zip(*self.updates[row], strict=True) if self.updates[row] else ((), ())
+        return Decoded(
+            self.scroll[row].copy(),
+            np.array(cells, np.int64),
+            np.array(codes, np.int64),
+            reward_class,
+            bool(done),
+            int(self.count[row]),
+            np.array([x, y]),
+        )
+
+    def advance(self, model: Transformer, hidden: Tensor, temperature: float) -> None:
+        """Choose the next token of every row whose last token is not END.
+
+        Args: hidden: (R, d_model) at the last tokens. All R rows are computed, in one
+              shape, so that a row's result does not depend on how many are in use.
+        """
+        grammar = self.grammar
+        seeds, times = torch.from_numpy(self.seed), torch.from_numpy(self.token[:, 5])
+        counts = torch.from_numpy(self.count)
+
+        def draw(logits: Tensor, purpose: int) -> np.ndarray:
+            keys = sampling.noise_key(seeds, times, counts, purpose)
+            return sampling.sample(logits, keys, temperature).numpy()
+
+        kind = self.token[:, 0]
+        last_cell = np.where(kind == UPD, self.token[:, 1], -1)
+        allowed = grammar.event_mask(self.token[:, 3:5], last_cell, kind == ACT)
+        logits = model.event_logits(hidden).masked_fill(~torch.from_numpy(allowed), -torch.inf)
+        event = draw(logits, sampling.EVENT)
+        live = (self.slot >= 0) & (kind != END)
+        updating, ending = live & (event < grammar.n_cells), live & (event == grammar.end_event)
+
+        if updating.any():
+            cells = np.where(updating, event, 0)
+            present = torch.from_numpy(self.codes[np.arange(len(cells)), cells])
+            origins = torch.from_numpy(self.token[:, 3:5])
+            code_logits = model.code_logits(hidden, torch.from_numpy(cells), origins, present)
+            code_logits = code_logits.scatter(1, present[:, None], -torch.inf)
+            codes = draw(code_logits, sampling.CODE)
+            for row in updating.nonzero()[0]:
+                self.token[row, :3] = UPD, cells[row], codes[row]
+                self.codes[row, cells[row]] = codes[row]
+                self.updates[row].append((int(cells[row]), int(codes[row])))
+        if ending.any():
+            reward_logits, done_logits = model.end_logits(hidden)
+            reward, done = draw(reward_logits, sampling.REWARD), draw(done_logits, sampling.DONE)
+            for row in ending.nonzero()[0]:
+                self.token[row, :3] = END, reward[row], done[row]
+        for row in (live & ~updating & ~ending).nonzero()[0]:
+            self.scroll[row] = grammar.event_scroll(int(event[row]))
+            self.token[row, :3] = SCROLL, *(self.scroll[row] + grammar.max_scroll)
+            self.token[row, 3:5] = grammar.move(self.token[row, 3:5], self.scroll[row])
+        self.count[live] += 1

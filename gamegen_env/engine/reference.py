@@ -1,0 +1,95 @@
+"""The reference engine: recomputes the whole stream for every token, in fp32. Slow, obvious, the definition.
+
+What it defines beside the model: keys and values of earlier steps are seen through the
+4-bit format, those of the step (or keyframe) being decoded through fp16; a token sees
+the `window` last tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gamegen_env.config import END, KEY
+from gamegen_env.engine.base import Engine, State, StepBatch
+from gamegen_env.engine.decide import Decoding
+from gamegen_env.kv4 import dequantise, hadamard, quantise
+from gamegen_env.transformer import rotary_angles
+
+
+class ReferenceEngine(Engine):
+    """Keeps nothing but the tokens of every slot."""
+
+    name = "reference"
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self._stream = [np.zeros((0, 6), np.int64) for _ in range(self.num_slots)]
+
+    def _clear(self, slot: int) -> None:
+        self._stream[slot] = self._stream[slot][:0]
+
+    def _prefill(self, slot: int, rows: np.ndarray) -> None:
+        self._stream[slot] = np.concatenate([self._stream[slot], rows])
+
+    @torch.inference_mode()
+    def _step(self, slots: Sequence[int], actions: Sequence[int]) -> StepBatch:
+        results = []
+        for slot, action in zip(slots, actions, strict=True):
+            decoding = Decoding(self.grammar, 1)
+            decoding.start(
+                0, slot, action, self.codes[slot], self.origin[slot], int(self.time[slot]), int(self.seed[slot])
+            )
+            while True:
+                self._stream[slot] = np.concatenate([self._stream[slot], decoding.token])
+                if decoding.token[0, 0] == END:
+                    break
+                decoding.advance(self.transformer, self._hidden(self._stream[slot])[-1:], self.temperature)
+            results.append(decoding.result(0))
+        return self._finish(slots, results)
+
+    def _hidden(self, stream: np.ndarray) -> Tensor:
+        """Hidden states (S, d_model) of a whole stream (S, 6)."""
+        model = self.transformer
+        rows = torch.from_numpy(stream)
+        size = len(stream)
+        position = torch.arange(size)
+        angles = rotary_angles(rows, position, self.config)
+        # A keyframe and a step are each committed as one; a token's unit says which it is in.
+        starts = np.concatenate([[True], (stream[1:, 0] == KEY) != (stream[:-1, 0] == KEY)])
+        starts |= np.concatenate([[False], stream[:-1, 0] == END])
+        unit = torch.from_numpy(np.cumsum(starts))
+        distance = position[:, None] - position
+        seen = (distance >= 0) & (distance < self.config.transformer.window)
+        same = unit[:, None] == unit
+        x = model.embed(rows)
+        for block in model.layers():
+            q, k, v = (y.transpose(0, 1) for y in block.project(x, angles))  # (heads, S, hd)
+            staged_k, stored_k = self._cached(k)
+            staged_v, stored_v = self._cached(v)
+            group = q.shape[0] // k.shape[0]
+            q = q @ hadamard()
+
+            def per_head(y: Tensor, group: int = group) -> Tensor:
+                return y.repeat_interleave(group, dim=0)
+
+            logits = torch.where(same, q @ per_head(staged_k).transpose(1, 2), q @ per_head(stored_k).transpose(1, 2))
+            weights = (logits * q.shape[-1] ** -0.5).masked_fill(~seen, -torch.inf).softmax(-1)
+            mixed = (weights * same) @ per_head(staged_v) + (weights * ~same) @ per_head(stored_v)
+            x = x + block.out((mixed @ hadamard()).transpose(0, 1).flatten(1))
+            x = x + block.feed_forward(x)
+        return model.norm(x)
+
+    def _cached(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotated keys or values as the step being decoded sees them, and as later steps do."""
+        staged = (x @ hadamard()).half().float()
+        return staged, dequantise(*quantise(staged)) if self.kv_bits == 4 else staged
+
+    def _save_context(self, slot: int) -> State:
+        return {"stream": self._stream[slot].copy()}
+
+    def _load_context(self, slot: int, state: State) -> None:
+        self._stream[slot] = state["stream"].copy()
