@@ -1,0 +1,158 @@
+"""Models on disk: a folder with `config.json` and `model.safetensors`.
+
+The tensors of the tokenizer are named `tokenizer.*`, those of the transformer
+`transformer.*`. Nothing is ever unpickled. Everything is checked before a model exists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from gamegen_env.config import ModelConfig, TokenizerConfig, from_dict
+from gamegen_env.files import write_atomic
+from gamegen_env.tokenizer import Tokenizer
+from gamegen_env.transformer import Transformer
+
+WEIGHTS = resources.files("gamegen_env") / "assets" / "weights"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model, in eval mode. `fingerprint` names exactly these weights and this config."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    transformer: Transformer
+    fingerprint: str
+
+
+def packaged_models() -> tuple[str, ...]:
+    """Names of the models inside the package."""
+    root = Path(str(WEIGHTS))
+    return tuple(sorted(p.parent.name for p in root.glob("*/model.safetensors")))
+
+
+def find(model: str | Path) -> Path:
+    """Return the folder of a model given by name or path.
+
+    Raises: FileNotFoundError if neither a packaged model nor a checkpoint folder is meant.
+    """
+    folder = Path(model)
+    if str(model) in packaged_models():
+        folder = Path(str(WEIGHTS)) / str(model)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"model {str(model)!r}: expected one of {packaged_models()} or a folder with config.json and "
+                f"model.safetensors; {folder / name} is missing"
+            )
+    return folder
+
+
+def load_checkpoint(model: str | Path) -> Checkpoint:
+    """Load a model by packaged name or folder; the same files are loaded once per process.
+
+    Raises: FileNotFoundError, or ValueError naming the file, what was expected and what came.
+    """
+    folder = find(model)
+    stamps = tuple((folder / n).stat().st_mtime_ns for n in ("config.json", "model.safetensors"))
+    return _load(folder.resolve(), stamps)
+
+
+@lru_cache(maxsize=4)
+def _load(folder: Path, stamps: tuple[int, int]) -> Checkpoint:
+    path = folder / "config.json"
+    try:
+        text = path.read_text()
+        config = ModelConfig.from_json(text)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    tensors, data = _read(folder / "model.safetensors")
+    # Built without memory, then given the file's tensors: nothing is held twice.
+    with torch.device("meta"):
+        tokenizer, transformer = Tokenizer(config.tokenizer), Transformer(config)
+    both = nn.ModuleDict({"tokenizer": tokenizer, "transformer": transformer})
+    _assign(both, tensors, folder / "model.safetensors")
+    canonical = json.dumps(asdict(config), sort_keys=True).encode()
+    digest = hashlib.sha256(canonical + hashlib.sha256(data).digest()).hexdigest()
+    both.eval().requires_grad_(False)
+    return Checkpoint(config, tokenizer, transformer, digest[:16])
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], bytes]:
+    data = path.read_bytes()
+    try:
+        return load(data), data
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path}: expected a safetensors file, got {error} (pickles are never loaded)") from None
+
+
+def _assign(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Give a module on the meta device its tensors, all of them and no others."""
+    expected = module.state_dict()
+    unknown, missing = sorted(set(tensors) - set(expected)), sorted(set(expected) - set(tensors))
+    if unknown or missing:
+        raise ValueError(f"{path}: unknown tensors {unknown[:5]}, missing tensors {missing[:5]}")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise ValueError(f"{path}: {name}: expected shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}")
+        if not tensor.is_floating_point():
+            raise ValueError(f"{path}: {name}: expected a floating-point tensor, got {tensor.dtype}")
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{path}: {name}: expected finite numbers, got NaN or infinity")
+    module.load_state_dict({k: v.float() for k, v in tensors.items()}, assign=True)
+
+
+def save_checkpoint(folder: str | Path, config: ModelConfig, tokenizer: Tokenizer, transformer: Transformer) -> None:
+    """Write a model folder, weights in fp16: half the bytes, and far finer than the 4-bit cache."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"transformer.{k}": v.half().contiguous() for k, v in transformer.state_dict().items()}
+    with torch.device("meta"):
+        names = Tokenizer(config.tokenizer).state_dict()
+    state = tokenizer.state_dict()
+    tensors |= {f"tokenizer.{k}": state[k].contiguous() for k in names}
+    write_atomic(folder / "model.safetensors", save(tensors))
+    write_atomic(folder / "config.json", config.to_json().encode())
+
+
+def load_tokenizer(source: str | Path) -> Tokenizer:
+    """Load the tokenizer of a model (name or folder), or of a run of `gamegen train-tokenizer`.
+
+    Raises: FileNotFoundError or ValueError, naming the file.
+    """
+    run = Path(source)
+    if not (run / "checkpoint.safetensors").is_file():
+        return load_checkpoint(source).tokenizer
+    options = json.loads((run / "config.json").read_text())
+    if "tokenizer" not in options or not isinstance(options["tokenizer"], dict):
+        raise ValueError(f"{run / 'config.json'}: expected a run of `gamegen train-tokenizer`")
+    config = from_dict(TokenizerConfig, options["tokenizer"], f"{run / 'config.json'}: tokenizer")
+    with torch.device("meta"):
+        tokenizer = Tokenizer(config)
+    tensors, _ = _read(run / "checkpoint.safetensors")
+    state = {f"model.{k}" for k in tokenizer.state_dict()}
+    _assign(tokenizer, {k.removeprefix("model."): v for k, v in tensors.items() if k in state},
+            run / "checkpoint.safetensors")  # fmt: skip
+    return tokenizer.eval().requires_grad_(False)
+
+
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
+    """Return 16 hex digits that name exactly these weights."""
+    digest = hashlib.sha256()
+    with torch.device("meta"):
+        names = Tokenizer(tokenizer.config).state_dict()
+    state = tokenizer.state_dict()
+    for name in sorted(names):
+        digest.update(state[name].float().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,144 @@
+"""The flow, whole and one way: a picture becomes a game.
+
+    picture --image--> frame --tokenizer--> tile map --> engine.step(actions)
+                                                          | transformer, KV cache, sampler
+    pixels <-- frame <-- canvas <-- updates, reward, done <
+
+A world is a batch of slots, one game each; slots never influence each other. It knows
+nothing of Gymnasium, keyboards or time limits: those sit on top (`env.py`, `vector_env.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gamegen_env.canvas import Canvas
+from gamegen_env.checkpoint import load_checkpoint
+from gamegen_env.engine import make_engine
+from gamegen_env.stream import Step
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One game step of n slots, in the order asked for. Arrays are the caller's own."""
+
+    frames: np.ndarray  # (n, H, W, 3) uint8
+    rewards: np.ndarray  # (n,) float32 in {-1, 0, 1}
+    terminated: np.ndarray  # (n,) bool
+    tokens: np.ndarray  # (n,) int32, decoded tokens, ACT and END included
+    updated: np.ndarray  # (n,) int32, cells repainted
+    scroll: np.ndarray  # (n, 2) int32, pixels x, y that the view moved
+
+
+class World:
+    """Games in `num_slots` slots, all from one model."""
+
+    def __init__(
+        self,
+        model: str = "pocket",
+        num_slots: int = 1,
+        *,
+        engine: str = "auto",
+        device: str = "cpu",
+        temperature: float = 1.0,
+        kv_bits: int = 4,
+    ) -> None:
+        """Load a model (once per process) and allocate slots.
+
+        Args:   model: name of a packaged model or path of a checkpoint folder. engine:
+                "auto", "torch" or "reference". temperature: >= 0, 0 = most likely token.
+                kv_bits: 4 or 16, precision of the KV cache.
+        Raises: FileNotFoundError or ValueError, naming what was expected and what came.
+        """
+        checkpoint = load_checkpoint(model)
+        self.config, self.fingerprint = checkpoint.config, checkpoint.fingerprint
+        self.engine = make_engine(
+            engine,
+            checkpoint.config,
+            checkpoint.transformer,
+            num_slots,
+            device=device,
+            temperature=temperature,
+            kv_bits=kv_bits,
+        )
+        self.canvas = Canvas(checkpoint.config, checkpoint.tokenizer, num_slots)
+        self.num_slots, self.engine_name = num_slots, self.engine.name
+        self.frame_shape = (checkpoint.config.frame_size, checkpoint.config.frame_size, 3)
+
+    def reset(self, slots: Sequence[int], images: Sequence[np.ndarray], seeds: Sequence[int]) -> np.ndarray:
+        """Start new games from pictures.
+
+        Args:    images: per slot (H, W, 3) uint8, already fitted to `frame_shape`;
+                 seeds: per slot, in [0, 2**63), of the sampler's noise.
+        Returns: first frames (n, H, W, 3) uint8: the pictures themselves.
+        """
+        if not len(slots) == len(images) == len(seeds):
+            raise ValueError(
+                f"expected as many images and seeds as slots, {len(slots)}, got {len(images)}, {len(seeds)}"
+            )
+        at = np.asarray(slots, np.int64)
+        self.canvas.reset(at, np.stack([np.asarray(image) for image in images]))
+        for slot, seed in zip(slots, seeds, strict=True):
+            self.engine.reset(slot, self.canvas.codes[slot], seed)
+        return self.canvas.view(at)
+
+    def step(self, slots: Sequence[int], actions: Sequence[int]) -> StepResult:
+        """Advance games by one step each. Args: actions: one action token (`actions.py`) per slot."""
+        batch = self.engine.step(slots, actions)
+        at = np.asarray(slots, np.int64)
+        self.canvas.apply(at, batch.scroll, batch.ptr, batch.cells, batch.codes)
+        return StepResult(
+            frames=self.canvas.view(at),
+            rewards=(batch.reward_class - 1).astype(np.float32),
+            terminated=batch.done,
+            tokens=batch.tokens.astype(np.int32),
+            updated=np.diff(batch.ptr).astype(np.int32),
+            scroll=batch.scroll.astype(np.int32),
+        )
+
+    def observe(self, slots: Sequence[int], steps: Sequence[Step]) -> np.ndarray:
+        """Let games take steps that are known, from a coded recording (`codec.py`), instead of decoding them.
+
+        Returns: frames after them (n, H, W, 3) uint8.
+        Raises:  ValueError if a step does not fit its game.
+        """
+        at = np.asarray(slots, np.int64)
+        for slot, step in zip(slots, steps, strict=True):
+            self.engine.observe(slot, step)
+            self.canvas.apply(
+                np.array([slot]), np.array([step.scroll]), np.array([0, len(step.cells)]), step.cells, step.codes
+            )
+        return self.canvas.view(at)
+
+    def save(self, slot: int) -> dict[str, Any]:
+        """Copy a slot's whole state: plain arrays and strings, fit for pickle, in any process."""
+        return {
+            "fingerprint": self.fingerprint,
+            "engine": self.engine_name,
+            "canvas": self.canvas.save(slot),
+            "context": self.engine.save(slot),
+        }
+
+    def load(self, slot: int, state: dict[str, Any]) -> None:
+        """Put a saved state into a slot; the game goes on exactly as it would have there.
+
+        Raises: ValueError if the state is of another model, engine or KV precision; the slot is then untouched.
+        """
+        for name, here in (("fingerprint", self.fingerprint), ("engine", self.engine_name)):
+            if state.get(name) != here:
+                raise ValueError(f"state: expected {name} {here!r}, got {state.get(name)!r}")
+        before = self.canvas.save(slot)
+        self.canvas.load(slot, state["canvas"])
+        try:
+            self.engine.load(slot, state["context"])
+        except ValueError:
+            self.canvas.load(slot, before)
+            raise
+
+    def close(self) -> None:
+        """Give the slots' memory back. The world cannot be used afterwards."""
+        del self.engine, self.canvas
