@@ -1,0 +1,138 @@
+"""Image intake: anything that is a picture becomes a square RGB frame, or is refused with a reason.
+
+Rules: EXIF turns are applied; of an animation the first frame counts; transparency is laid over
+black; 16-bit and float pictures are scaled to 8 bits. "crop" keeps the middle square,
+"letterbox" keeps everything and fills with black, "stretch" ignores the aspect. Pictures shrink
+with an area filter and grow with nearest neighbour, which keeps pixel art sharp.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 64_000_000
+MAX_ASPECT = 100.0
+FITS = ("crop", "letterbox", "stretch")
+
+Source = str | os.PathLike | bytes | Image.Image | np.ndarray
+
+
+def packaged_images() -> dict[str, Path]:
+    """Return the sample pictures inside the package by name."""
+    root = Path(str(resources.files("gamegen_env") / "assets" / "images"))
+    return {path.stem: path for path in sorted(root.glob("*.png"))}
+
+
+def load_image(source: Source, size: int, fit: str = "crop") -> np.ndarray:
+    """Turn a picture into a frame.
+
+    Args:    source: path of a file that Pillow reads, name of a packaged image, file content as
+             bytes, a PIL image, or an array: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8 or
+             float in [0, 1]. size: side of the frame in pixels. fit: "crop", "letterbox" or "stretch".
+    Returns: (size, size, 3) uint8, the caller's own.
+    Raises:  FileNotFoundError, or ValueError or TypeError naming what was expected and what came.
+    """
+    if fit not in FITS:
+        raise ValueError(f"fit: expected one of {FITS}, got {fit!r}")
+    picture = _square(_rgb(_open(source)), size, fit)
+    return np.array(picture, np.uint8)
+
+
+def _open(source: Source) -> Image.Image:
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _checked(source, "image")
+    if isinstance(source, bytes):
+        return _decode(io.BytesIO(source), "image bytes")
+    if isinstance(source, str | os.PathLike):
+        path = packaged_images().get(os.fspath(source)) or Path(source)
+        if path.is_dir():
+            raise ValueError(f"{path}: expected an image file, got a folder")
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: expected an image file or one of {sorted(packaged_images())}, found none")
+        return _decode(path, str(path))
+    raise TypeError(f"image: expected a path, bytes, PIL image or array, got {type(source).__name__}")
+
+
+def _decode(file: Any, name: str) -> Image.Image:
+    """Read a file whose header has passed the checks: a bomb is refused before it is unpacked."""
+    try:
+        with warnings.catch_warnings():
+            # Our own limit, checked from the header, stands for Pillow's warning.
+            warnings.simplefilter("ignore")
+            with Image.open(file) as picture:
+                _checked(picture, name)
+                picture.load()
+                return ImageOps.exif_transpose(picture) or picture
+    except Image.DecompressionBombError:
+        raise ValueError(f"{name}: expected at most {MAX_PIXELS} pixels, got far more") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{name}: expected an image that Pillow reads, got something else") from None
+    except (OSError, SyntaxError, EOFError, IndexError) as error:
+        raise ValueError(f"{name}: expected a whole image file, got a broken one ({error})") from None
+
+
+def _checked(picture: Image.Image, name: str) -> Image.Image:
+    width, height = picture.size
+    if width < 1 or height < 1:
+        raise ValueError(f"{name}: expected at least one pixel, got {width}x{height}")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{name}: expected at most {MAX_PIXELS} pixels, got {width}x{height}")
+    if max(width / height, height / width) > MAX_ASPECT:
+        raise ValueError(f"{name}: expected an aspect of at most {MAX_ASPECT:g}:1, got {width}x{height}")
+    return picture
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or array.size == 0:
+        raise ValueError(f"image: expected an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}")
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise ValueError("image: expected floats in [0, 1], got values outside it")
+        array = np.round(array * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise ValueError(f"image: expected dtype uint8 or float, got {array.dtype}")
+    return _checked(Image.fromarray(np.ascontiguousarray(array)), "image")
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith(("I", "F")):
+        values = np.asarray(picture, np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("image: expected finite pixel values, got NaN or infinity")
+        # 16-bit pictures use their full range; float pictures in [0, 1] are already scaled.
+        top = 65535.0 if values.max() > 255 else 255.0 if values.max() > 1 else 1.0
+        return Image.fromarray(np.round(values.clip(0, top) / top * 255).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        ground = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+        return Image.alpha_composite(ground, picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _square(picture: Image.Image, size: int, fit: str) -> Image.Image:
+    width, height = picture.size
+    if fit == "crop":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        picture = picture.crop((left, top, left + side, top + side))
+    elif fit == "letterbox":
+        side = max(width, height)
+        ground = Image.new("RGB", (side, side))
+        ground.paste(picture, ((side - width) // 2, (side - height) // 2))
+        picture = ground
+    if picture.size == (size, size):
+        return picture
+    grows = picture.size[0] <= size and picture.size[1] <= size
+    return picture.resize((size, size), Image.Resampling.NEAREST if grows else Image.Resampling.BOX)
