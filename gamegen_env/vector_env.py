@@ -1,0 +1,199 @@
+"""`ImageGame-v0` as a native vector environment: one world, one inference for all games.
+
+Equal, bit for bit, to `SyncVectorEnv` over single environments with a time limit: row i
+with seed s plays what a single environment plays that was reset with s + i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from gamegen_env.actions import meaning
+from gamegen_env.env import ImageGameEnv, State, check_render_mode
+from gamegen_env.episode import Games
+from gamegen_env.keyboard import pygame_keys
+
+Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+
+
+class ImageGameVectorEnv(VectorEnv):
+    """`num_envs` games side by side. Arguments of the game as in `ImageGameEnv`."""
+
+    metadata: dict[str, Any] = ImageGameEnv.metadata
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        max_episode_steps: int | None = 1000,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        action_set: str = "ale",
+        **options: Any,
+    ) -> None:
+        """Allocate the games.
+
+        Args:   max_episode_steps: None for no limit. autoreset_mode: "NextStep", "SameStep" or
+                "Disabled", or Gymnasium's enum. options: the game's arguments.
+        Raises: ValueError or TypeError on bad arguments.
+        """
+        check_render_mode(render_mode)
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ValueError(f"max_episode_steps: expected at least 1 or None, got {max_episode_steps!r}")
+        try:
+            self.autoreset_mode = AutoresetMode(autoreset_mode)
+        except ValueError:
+            modes = [mode.value for mode in AutoresetMode]
+            raise ValueError(f"autoreset_mode: expected one of {modes}, got {autoreset_mode!r}") from None
+        self._games: Games | None = Games(num_envs, action_set=action_set, **options)
+        self._action_set = action_set
+        self.num_envs, self.render_mode = num_envs, render_mode
+        self.metadata = {**ImageGameEnv.metadata, "autoreset_mode": self.autoreset_mode}
+        self.single_observation_space = gym.spaces.Box(0, 255, self._games.frame_shape, np.uint8)
+        self.single_action_space = gym.spaces.Discrete(len(self._games.tokens))
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._limit = max_episode_steps
+        self._generators = [seeding.np_random()[0] for _ in range(num_envs)]
+        self._ended = np.zeros(num_envs, bool)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Reset all games, or those under `options["reset_mask"]`.
+
+        Args:    seed: int s seeds row i with s + i; a list seeds row by row, None leaves a row's generator.
+                 options: "image" (one picture, or a list with one per row), "reset_mask" (n,) bool.
+        Returns: observations (n, H, W, 3) uint8, rows outside the mask unchanged, and infos.
+        """
+        games = self._open()
+        seeds = self._seeds(seed)
+        options = dict(options) if options is not None else {}
+        mask = self._mask(options.pop("reset_mask")) if "reset_mask" in options else np.ones(self.num_envs, bool)
+        pictures = games.pictures(options, self.num_envs)
+        rows = [int(row) for row in mask.nonzero()[0]]
+        if not games.started[~mask].all():
+            raise gym.error.ResetNeeded("reset_mask: expected every row outside it to have been reset before")
+        for row in rows:
+            if seeds[row] is not None:
+                self._generators[row] = seeding.np_random(seeds[row])[0]
+        _, row_infos = games.reset(rows, [self._generators[row] for row in rows], [pictures[row] for row in rows])
+        self._ended[rows] = False
+        infos: dict[str, Any] = {}
+        for row, info in zip(rows, row_infos, strict=True):
+            infos = self._add_info(infos, info, row)
+        return games.world.canvas.view(np.arange(self.num_envs)), infos
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Advance all games by one step, with autoreset as configured."""
+        games = self._open()
+        if not games.started.all():
+            raise gym.error.ResetNeeded("expected reset() before step()")
+        ids = games.check_actions(actions, self.num_envs)
+        resetting = self._ended if self.autoreset_mode == AutoresetMode.NEXT_STEP else np.zeros(self.num_envs, bool)
+        if self.autoreset_mode == AutoresetMode.DISABLED and self._ended.any():
+            raise gym.error.ResetNeeded(f"rows {self._ended.nonzero()[0].tolist()}: expected a reset after their end")
+        playing = [int(row) for row in (~resetting).nonzero()[0]]
+        ended_before = [int(row) for row in resetting.nonzero()[0]]
+
+        frames = np.empty((self.num_envs, *games.frame_shape), np.uint8)
+        rewards = np.zeros(self.num_envs)
+        terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        row_infos: dict[int, dict[str, Any]] = {}
+        if playing:
+            outcome = games.step(playing, [ids[row] for row in playing], [self._generators[row] for row in playing])
+            frames[playing], rewards[playing], terminated[playing] = outcome.frames, outcome.rewards, outcome.terminated
+            if self._limit is not None:
+                truncated[playing] = games.steps[playing] >= self._limit
+            row_infos.update(zip(playing, outcome.infos, strict=True))
+        ended = terminated | truncated
+        infos: dict[str, Any] = {}
+        fresh = ended_before
+        if self.autoreset_mode == AutoresetMode.SAME_STEP:
+            fresh = [int(row) for row in ended.nonzero()[0]]
+            for row in fresh:
+                final = {"final_obs": frames[row].copy(), "final_info": row_infos[row]}
+                infos = self._add_info(infos, final, row)
+        if fresh:
+            frames[fresh], fresh_infos = games.reset(fresh, [self._generators[r] for r in fresh], [None] * len(fresh))
+            row_infos.update(zip(fresh, fresh_infos, strict=True))
+        for row in range(self.num_envs):
+            infos = self._add_info(infos, row_infos[row], row)
+        self._ended = ended if self.autoreset_mode != AutoresetMode.SAME_STEP else np.zeros(self.num_envs, bool)
+        return frames, rewards, terminated, truncated, infos
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Return every game's frame under `render_mode="rgb_array"`, else None."""
+        games = self._open()
+        if not games.started.all():
+            raise gym.error.ResetNeeded("expected reset() before render()")
+        if self.render_mode is None:
+            return None
+        return tuple(games.frame(row) for row in range(self.num_envs))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        if self._games is not None:
+            self._games.world.close()
+        self._games = None
+
+    def clone_state(self, rows: Sequence[int] | None = None, include_rng: bool = True) -> list[State]:
+        """Copy games (default: all): per row a state as `ImageGameEnv.clone_state` returns."""
+        games = self._open()
+        rows = range(self.num_envs) if rows is None else rows
+        if not all(games.started[row] for row in rows):
+            raise gym.error.ResetNeeded("expected reset() before clone_state()")
+        return [games.save(row, self._generators[row] if include_rng else None) for row in rows]
+
+    def restore_state(self, states: Sequence[State], rows: Sequence[int] | None = None) -> None:
+        """Put copied games into rows (default: all, in order). One state may go into many rows.
+
+        Raises: ValueError or TypeError if a state does not fit.
+        """
+        games = self._open()
+        rows = range(self.num_envs) if rows is None else rows
+        if len(states) != len(rows):
+            raise ValueError(f"states: expected {len(rows)}, got {len(states)}")
+        for row, state in zip(rows, states, strict=True):
+            games.load_state(row, state, self._generators[row])
+            self._ended[row] = False
+
+    def get_action_meanings(self) -> list[str]:
+        """Return the actions' names, spelled as ALE does."""
+        return [meaning(token) for token in self._open().tokens]
+
+    def get_keys_to_action(self) -> dict[tuple[str, ...], int]:
+        """Return key combinations for `gymnasium.utils.play`."""
+        return pygame_keys(self._action_set)
+
+    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, int | np.integer):
+            return [int(seed) + row for row in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"seed: expected {self.num_envs} seeds, got {len(seed)}")
+        return list(seed)
+
+    def _mask(self, mask: Any) -> np.ndarray:
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            raise TypeError(
+                f"options['reset_mask']: expected an array of bool, got {getattr(mask, 'dtype', type(mask))}"
+            )
+        if mask.shape != (self.num_envs,) or not mask.any():
+            raise ValueError(
+                f"options['reset_mask']: expected shape ({self.num_envs},) and at least one True, got {mask.shape}, "
+                f"{int(mask.sum())} True"
+            )
+        return mask
+
+    def _open(self) -> Games:
+        if self._games is None:
+            raise gym.error.ClosedEnvironmentError("expected an open environment, got one after close()")
+        return self._games
