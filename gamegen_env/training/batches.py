@@ -1,0 +1,193 @@
+"""Streams as training sequences: keyframe, steps, keyframe, steps ... until the sequence is full.
+
+The layout is the one that serving produces (`engine`): a keyframe comes before any step
+that finds more than `updates_per_keyframe` step tokens since the last one. A clip that
+ends early is followed by the keyframe of another, which the model reads as a cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gamegen_env.codec import Stream
+from gamegen_env.config import ACT, END, KEY, SCROLL, UPD, ModelConfig
+
+EARLY_KEYFRAME = 0.3  # share of sequences whose first keyframe interval is cut short, to see every phase
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B sequences of S tokens, and the targets of the three heads as flat lists.
+
+    `at` arrays index the flattened (B * S) positions whose hidden state is read.
+    """
+
+    rows: np.ndarray  # (B, S, 6) int32
+    event_at: np.ndarray  # (E,) int64
+    event: np.ndarray  # (E,) int64, class of the event after that position
+    code_at: np.ndarray  # (U,) int64
+    cell: np.ndarray  # (U,) int64
+    origin: np.ndarray  # (U, 2) int64
+    present: np.ndarray  # (U,) int64, the cell's code before the update
+    code: np.ndarray  # (U,) int64, its code after
+    end_at: np.ndarray  # (D,) int64
+    reward: np.ndarray  # (D,) int64
+    done: np.ndarray  # (D,) int64
+
+
+@dataclass
+class _Piece:
+    """Rows of a part of one sequence, with targets relative to its start."""
+
+    rows: np.ndarray
+    event: np.ndarray  # (n,) int64, -1 where no event is scored
+    present: np.ndarray  # (n,) int64, at positions whose event is an update; -1 elsewhere
+    code: np.ndarray  # (n,) int64, likewise; -1 where the code is not scored
+    end: np.ndarray  # (n,) bool, the event after this position is END
+
+
+def _keyframe(codes: np.ndarray, origin: np.ndarray, time: int) -> _Piece:
+    n = len(codes)
+    rows = np.empty((n, 6), np.int32)
+    rows[:, 0], rows[:, 1], rows[:, 2] = KEY, np.arange(n), codes
+    rows[:, 3:5], rows[:, 5] = origin, time
+    none = np.full(n, -1, np.int64)
+    return _Piece(rows, none, none, none, np.zeros(n, bool))
+
+
+def _steps(
+    stream: Stream, start: int, stop: int, codes: np.ndarray, origin: np.ndarray, time: int, config: ModelConfig
+) -> tuple[_Piece, np.ndarray, np.ndarray]:
+    """Tokens of steps [start, stop), and the map and origin after them."""
+    s = config.stream
+    size = s.map_cells * config.tokenizer.cell_size
+    first, last = int(stream.update_ptr[start]), int(stream.update_ptr[stop])
+    counts = np.diff(stream.update_ptr[start : stop + 1]).astype(np.int64)
+    scroll = stream.scroll[start:stop].astype(np.int64)
+    scrolled = scroll.any(1)
+    origins = (origin + np.cumsum(scroll, 0)) % size
+    before = np.concatenate([origin[None], origins[:-1]])
+    lengths = 2 + scrolled + counts
+    begin = np.concatenate([[0], np.cumsum(lengths)])
+    n = int(begin[-1])
+    rows = np.empty((n, 6), np.int32)
+    step_of = np.repeat(np.arange(stop - start), lengths)
+    rows[:, 3:5] = origins[step_of]
+    rows[:, 5] = time + step_of
+
+    act, end = begin[:-1], begin[1:] - 1
+    rows[act, 0], rows[act, 1], rows[act, 2] = ACT, stream.action[start:stop], 0
+    rows[act, 3:5] = before
+    at_scroll = act[scrolled] + 1
+    rows[at_scroll, 0] = SCROLL
+    rows[at_scroll, 1:3] = scroll[scrolled] + s.max_scroll
+    rows[end, 0], rows[end, 1], rows[end, 2] = END, stream.reward_class[start:stop], stream.done[start:stop]
+    cells = stream.update_cell[first:last].astype(np.int64)
+    new = stream.update_code[first:last].astype(np.int64)
+    flags = stream.update_flag[first:last]
+    rank = np.arange(last - first) - np.repeat(np.cumsum(counts) - counts, counts)
+    at_update = np.repeat(act + 1 + scrolled, counts) + rank
+    rows[at_update, 0], rows[at_update, 1], rows[at_update, 2] = UPD, cells, new
+
+    event = np.full(n, -1, np.int64)
+    flagged = np.zeros(n, bool)
+    event[at_scroll - 1] = s.n_cells + rows[at_scroll, 2] * (2 * s.max_scroll + 1) + rows[at_scroll, 1]
+    event[at_update - 1] = cells
+    event[end - 1] = s.n_events - 1
+    flagged[at_update - 1] = (flags & 2) > 0
+    flagged[end - 1] = stream.end_flag[start:stop] > 0
+    event[flagged] = -1
+
+    # The code at a cell before an update: the cell's last update before it, else the map's.
+    order = np.argsort(cells, kind="stable")
+    previous = np.full(len(cells), -1, np.int64)
+    same = cells[order[1:]] == cells[order[:-1]]
+    previous[order[1:][same]] = new[order[:-1][same]]
+    previous = np.where(previous >= 0, previous, codes[cells])
+    present, code = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
+    present[at_update - 1] = previous
+    code[at_update - 1] = np.where(flags & 1, -1, new)
+    is_end = np.zeros(n, bool)
+    is_end[end - 1] = True
+
+    after = codes.copy()
+    after[cells] = new  # numpy keeps the last of equal indices
+    return _Piece(rows, event, present, code, is_end), after, origins[-1] if stop > start else origin
+
+
+class Sampler:
+    """Draws batches from streams; a batch is a pure function of (seed, step)."""
+
+    def __init__(self, streams: Sequence[Stream], config: ModelConfig, sequence: int, batch: int, seed: int) -> None:
+        if sequence > config.transformer.window:
+            raise ValueError(f"sequence: expected at most the window {config.transformer.window}, got {sequence}")
+        if not streams:
+            raise ValueError("streams: expected at least one, got none")
+        self.streams, self.config = list(streams), config
+        self.sequence, self.batch, self.seed = sequence, batch, seed
+
+    def __call__(self, step: int) -> Batch:
+        rng = np.random.default_rng([self.seed, step])
+        # Games take turns, so that every batch is a fair mix.
+        order = rng.permutation(len(self.streams))
+        return self.collate([self._sequence(self.streams[order[i % len(order)]], rng) for i in range(self.batch)])
+
+    def _sequence(self, stream: Stream, rng: np.random.Generator) -> _Piece:
+        limit = self.config.updates_per_keyframe
+        budget = int(rng.integers(0, limit)) if rng.random() < EARLY_KEYFRAME else limit
+        pieces: list[_Piece] = []
+        size, time = 0, 0
+        while size < self.sequence:
+            clip = int(rng.integers(0, len(stream.clip_ptr) - 1))
+            start, last = int(stream.clip_ptr[clip]), int(stream.clip_ptr[clip + 1])
+            step = int(rng.integers(start, max(start + 1, last - 16)))
+            codes, origin = stream.map_at(clip, step - start)
+            codes, origin = codes.astype(np.int64), origin.astype(np.int64)
+            while step < last and size < self.sequence:
+                lengths = 2 + stream.scroll[step:last].any(1) + np.diff(stream.update_ptr[step : last + 1])
+                # A keyframe comes before the first step that finds the budget spent.
+                spent = np.cumsum(lengths) - lengths
+                stop = step + max(1, int(np.searchsorted(spent, budget, side="right")))
+                stop = min(stop, step + 1 + int(np.searchsorted(np.cumsum(lengths), self.sequence - size)))
+                stop = min(stop, last)
+                pieces.append(_keyframe(codes, origin, max(time - 1, 0)))
+                piece, codes, origin = _steps(stream, step, stop, codes, origin, time, self.config)
+                pieces.append(piece)
+                size += len(codes) + len(piece.rows)
+                time += stop - step
+                step, budget = stop, limit
+        return _Piece(
+            *(
+                np.concatenate([getattr(p, f) for p in pieces])[: self.sequence]
+                for f in ("rows", "event", "present", "code", "end")
+            )
+        )
+
+    def collate(self, sequences: Sequence[_Piece]) -> Batch:
+        rows = np.stack([p.rows for p in sequences])
+        flat = rows.reshape(-1, 6)
+        event = np.concatenate([p.event for p in sequences])
+        present = np.concatenate([p.present for p in sequences])
+        code = np.concatenate([p.code for p in sequences])
+        end = np.concatenate([p.end for p in sequences])
+        # The last position of a sequence has no successor in it to read targets from.
+        cut = np.arange(self.sequence - 1, len(flat), self.sequence)
+        event[cut], code[cut], end[cut] = -1, -1, False
+        event_at, code_at, end_at = (event >= 0).nonzero()[0], (code >= 0).nonzero()[0], end.nonzero()[0]
+        after = flat[code_at + 1]
+        return Batch(
+            rows=rows,
+            event_at=event_at,
+            event=event[event_at],
+            code_at=code_at,
+            cell=after[:, 1].astype(np.int64),
+            origin=after[:, 3:5].astype(np.int64),
+            present=present[code_at],
+            code=code[code_at],
+            end_at=end_at,
+            reward=flat[end_at + 1, 1].astype(np.int64),
+            done=flat[end_at + 1, 2].astype(np.int64),
+        )

@@ -1,0 +1,205 @@
+"""Train the world model (the causal transformer) on streams of recorded games.
+
+    gamegen train-world --data data --tokenizer runs/tokenizer --out runs/world --minutes 60
+    gamegen train-world --data data --tokenizer runs/tokenizer --out /tmp/w --steps 2 --batch 1 --no-compile
+
+Streams are coded once per tokenizer and game, under `streams/` in the data folder. The
+run folder's `model/` is a checkpoint that plays:
+`gym.make("ImageGame-v0", model="runs/world/model")`.
+
+Loss = event + code + 0.5 reward + 0.5 termination, each the mean cross-entropy in nats
+over the places where it applies. Weight matrices of the blocks learn with Muon (arXiv
+2502.16982), everything else with AdamW.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import time
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from gamegen_env.checkpoint import load_tokenizer, save_checkpoint
+from gamegen_env.config import PRESETS
+from gamegen_env.kv4 import FakeQuantise
+from gamegen_env.training.batches import Batch, Sampler
+from gamegen_env.training.data import load_streams
+from gamegen_env.training.run import Run
+from gamegen_env.transformer import KVTransform, Transformer, count_parameters, matrices
+
+VALIDATION_SEED = 2**40
+VALIDATION_BATCHES = 4
+
+
+def losses(model: Transformer, batch: Batch, kv_noise: KVTransform | None = None) -> dict[str, Tensor]:
+    """Return the mean cross-entropy (nats) of each head on a batch, and hit rates of event and code."""
+    hidden = model(torch.from_numpy(batch.rows), kv_noise).flatten(0, 1)
+    event = torch.from_numpy(batch.event)
+    event_logits = model.event_logits(hidden[torch.from_numpy(batch.event_at)]).float()
+    code = torch.from_numpy(batch.code)
+    present = torch.from_numpy(batch.present)
+    code_logits = model.code_logits(
+        hidden[torch.from_numpy(batch.code_at)], torch.from_numpy(batch.cell), torch.from_numpy(batch.origin), present
+    ).float()
+    # As the sampler does: an update never repeats the code that is there.
+    code_logits = code_logits.scatter(1, present[:, None], -1e4)
+    reward_logits, done_logits = model.end_logits(hidden[torch.from_numpy(batch.end_at)])
+    return {
+        "event": F.cross_entropy(event_logits, event),
+        "code": F.cross_entropy(code_logits, code),
+        "reward": F.cross_entropy(reward_logits.float(), torch.from_numpy(batch.reward)),
+        "done": F.cross_entropy(done_logits.float(), torch.from_numpy(batch.done)),
+        "event_hit": (event_logits.argmax(1) == event).float().mean(),
+        "code_hit": (code_logits.argmax(1) == code).float().mean(),
+    }
+
+
+def total(parts: dict[str, Tensor]) -> Tensor:
+    return parts["event"] + parts["code"] + 0.5 * (parts["reward"] + parts["done"])
+
+
+class Optimizers(torch.optim.Optimizer):
+    """Muon for the blocks' matrices and AdamW for the rest, as one optimizer with one learning-rate scale."""
+
+    def __init__(self, model: Transformer, learning_rate: float) -> None:
+        inside = {id(p) for p in matrices(model)}
+        rest = [p for p in model.parameters() if id(p) not in inside]
+        self.parts = [
+            torch.optim.Muon(
+                matrices(model), lr=learning_rate, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01),
+        ]
+        super().__init__(list(model.parameters()), {"lr": learning_rate})
+
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        for part in self.parts:
+            part.param_groups[0]["lr"] = self.param_groups[0]["lr"]
+            part.step()
+
+    def state_dict(self) -> dict:
+        merged = {}
+        for which, part in enumerate(self.parts):
+            merged.update({2 * index + which: state for index, state in part.state_dict()["state"].items()})
+        return {"state": merged, "param_groups": []}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        for which, part in enumerate(self.parts):
+            state = part.state_dict()
+            state["state"] = {i // 2: s for i, s in state_dict["state"].items() if i % 2 == which}
+            part.load_state_dict(state)
+
+
+def schedule(progress: float, step: int) -> float:
+    """Scale of the learning rate: 100 steps of warm-up, flat, then to zero over the last 40 %."""
+    return min(1.0, (step + 1) / 100) * min(1.0, max(0.0, (1 - progress) / 0.4))
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="gamegen train-world", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, help="folder written by `gamegen record`")
+    parser.add_argument("--tokenizer", required=True, help="run folder of `gamegen train-tokenizer`, or a checkpoint")
+    parser.add_argument("--out", required=True, help="run folder; an existing one is resumed")
+    parser.add_argument("--games", default=None, help="comma-separated folder names, e.g. procgen-maze (default: all)")
+    parser.add_argument("--preset", default="pocket", choices=sorted(PRESETS))
+    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps (default: %(default)s)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=None,
+        help="stop after this many minutes of this call; the checkpoint stays resumable",
+    )
+    parser.add_argument("--batch", type=int, default=4, help="sequences per step (default: %(default)s)")
+    parser.add_argument("--sequence", type=int, default=None, help="tokens (default: the model's window)")
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak (default: %(default)s)")
+    parser.add_argument(
+        "--error-rate",
+        type=float,
+        default=0.05,
+        help="share of updates that the training streams get wrong on purpose, to learn the repair",
+    )
+    parser.add_argument(
+        "--kv-quantised",
+        type=float,
+        default=0.2,
+        help="share of the run, at its end, trained through the 4-bit cache (default: %(default)s)",
+    )
+    parser.add_argument("--checkpoint-every", type=int, default=50, help="steps (default: %(default)s)")
+    parser.add_argument("--no-compile", action="store_true", help="skip torch.compile (no C++ compiler needed)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+
+    started = time.monotonic()
+    tokenizer = load_tokenizer(args.tokenizer)
+    config = dataclasses.replace(PRESETS[args.preset], tokenizer=tokenizer.config)
+    run = Run(args.out, {**vars(args), "model": dataclasses.asdict(config)})
+    sequence = args.sequence or config.transformer.window
+    games = args.games.split(",") if args.games else None
+    train = Sampler(
+        load_streams(args.data, "train", config, tokenizer, args.error_rate, games),
+        config,
+        sequence,
+        args.batch,
+        args.seed,
+    )
+    heldout = Sampler(
+        load_streams(args.data, "heldout", config, tokenizer, 0.0, games), config, sequence, args.batch, VALIDATION_SEED
+    )
+    torch.manual_seed(args.seed)
+    model = Transformer(config)
+    model.set_code_embedding(tokenizer.codebook)
+    optimizer = Optimizers(model, args.learning_rate)
+    start = run.resume(model, optimizer)
+    if not args.no_compile:
+        for block in model.blocks:
+            block.compile()
+    print(f"{config.name}: {count_parameters(model) / 1e6:.1f}M parameters, {sequence * args.batch} tokens per step")
+
+    progress = tqdm(range(start, args.steps), initial=start, total=args.steps, desc="world", unit="step")
+    for step in progress:
+        for group in optimizer.param_groups:
+            group["lr"] = args.learning_rate * schedule(step / args.steps, step)
+        kv_noise = FakeQuantise() if step >= (1 - args.kv_quantised) * args.steps else None
+        began = time.monotonic()
+        with torch.autocast("cpu", torch.bfloat16):
+            parts = losses(model, train(step), kv_noise)
+        loss = total(parts)
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"loss is {loss.item()} at step {step}; the last checkpoint is intact")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        rate = sequence * args.batch / (time.monotonic() - began)
+        values = {name: round(value.item(), 4) for name, value in parts.items()}
+        run.log(step + 1, **values, tokens_per_s=round(rate), lr=optimizer.param_groups[0]["lr"])
+        progress.set_postfix(loss=f"{loss.item():.3f}", tokens_per_s=f"{rate:.0f}")
+        out_of_time = args.minutes is not None and time.monotonic() - started > 60 * args.minutes
+        if (step + 1) % args.checkpoint_every == 0 or step + 1 == args.steps or out_of_time:
+            run.save(step + 1, model, optimizer)
+            save_checkpoint(run.folder / "model", config, tokenizer, model)
+            run.log(step + 1, **{f"heldout_{k}": v for k, v in validate(model, heldout, kv_noise).items()})
+        if out_of_time:
+            break
+
+
+@torch.no_grad()
+def validate(model: Transformer, heldout: Sampler, kv_noise: KVTransform | None) -> dict[str, float]:
+    """Mean losses and hit rates over a few fixed held-out batches."""
+    sums: dict[str, float] = {}
+    for index in range(VALIDATION_BATCHES):
+        with torch.autocast("cpu", torch.bfloat16):
+            for name, value in losses(model, heldout(index), kv_noise).items():
+                sums[name] = sums.get(name, 0.0) + value.item() / VALIDATION_BATCHES
+    return {name: round(value, 4) for name, value in sums.items()}
+
+
+if __name__ == "__main__":
+    main()
