@@ -20,4 +20,6 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, f"could not write {path}: {error.strerror}; the old file is intact") from error
+        raise OSError(
+            error.errno, f"could not write {path}: {error.strerror}; what was there before is intact"
+        ) from error

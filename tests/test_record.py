@@ -19,7 +19,6 @@ from safetensors.numpy import load_file, save_file
 
 from gamegen_env.actions import token
 from gamegen_env.games import record as recorder
-from gamegen_env.games import shards
 from gamegen_env.games.base import GameSource, Step
 from gamegen_env.games.record import game_folder, main, record
 from gamegen_env.games.shards import Shard, iter_clips, read_meta, read_shard, write_shard
@@ -197,11 +196,11 @@ def test_record_full_disk_is_explained_and_earlier_shards_stay(tmp_path: Path, m
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(shards.os, "fsync", full)
-    with pytest.raises(OSError, match=r"No space left.*earlier shards are intact") as info:
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"could not write .*No space left") as info:
         small(tmp_path, 128)
     assert info.value.errno == errno.ENOSPC
-    assert info.value.filename.endswith("shard-00001.safetensors")
+    assert "shard-00001.safetensors" in str(info.value)
     assert [p.name for p in first.parent.iterdir()] == [first.name]
     assert first.read_bytes() == before
 

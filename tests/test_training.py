@@ -212,7 +212,7 @@ def test_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match=r"could not write .*No space left on device; the old file is intact"):
+    with pytest.raises(OSError, match=r"could not write .*No space left on device; what was there before is intact"):
         run.save(2, model, optimizer)
     assert run.checkpoint.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.safetensors", "config.json"]

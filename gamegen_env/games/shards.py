@@ -7,7 +7,6 @@ policy and no model here.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from gamegen_env.config import FORMAT_VERSION
+from gamegen_env.files import write_atomic
 from gamegen_env.games.base import FRAME_SIZE
 
 _META = "shard"  # one header key: safetensors does not keep the order of several
@@ -91,20 +91,7 @@ def write_shard(path: str | Path, shard: Shard) -> None:
     meta = json.dumps({**shard.meta, "format_version": FORMAT_VERSION}, sort_keys=True)
     blob = save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, {_META: meta})
     path.parent.mkdir(parents=True, exist_ok=True)
-    temp = path.with_name(path.name + ".tmp")
-    try:
-        with open(temp, "wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    except OSError as error:
-        temp.unlink(missing_ok=True)
-        raise OSError(
-            error.errno,
-            f"cannot write a shard of {len(blob) / 1e6:.1f} MB ({error.strerror}); earlier shards are intact",
-            str(path),
-        ) from error
+    write_atomic(path, blob)
 
 
 def read_meta(path: str | Path) -> tuple[dict[str, Any], int]:
