@@ -2,6 +2,7 @@
 
     gamegen train-world --data data --tokenizer runs/tokenizer --out runs/world --minutes 60
     gamegen train-world --data data --tokenizer runs/tokenizer --out /tmp/w --steps 2 --batch 1 --no-compile
+    torchrun --nproc-per-node 2 -m gamegen_env.training.train_world ...      (one process per core or GPU)
 
 Streams are coded once per tokenizer and game, under `streams/` in the data folder. The
 run folder's `model/` is a checkpoint that plays:
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import os
 import time
 
 import torch
@@ -24,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from gamegen_env.checkpoint import load_tokenizer, save_checkpoint
+from gamegen_env.checkpoint import load_checkpoint, load_tokenizer, save_checkpoint
 from gamegen_env.config import PRESETS
 from gamegen_env.kv4 import FakeQuantise
 from gamegen_env.training.batches import Batch, Sampler
@@ -95,6 +97,31 @@ class Optimizers(torch.optim.Optimizer):
             part.load_state_dict(state)
 
 
+def start_processes() -> tuple[int, int]:
+    """Join the other processes that `torchrun` started, if it did. Returns: (rank, number of processes)."""
+    if "RANK" not in os.environ:
+        return 0, 1
+    torch.distributed.init_process_group("gloo")
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def average_gradients(model: Transformer) -> None:
+    """Give every process the mean gradient. One flat buffer: one message per step."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def any_process(flag: bool) -> bool:
+    """Tell whether any process raises its flag: all must stop at the same step."""
+    raised = torch.tensor(float(flag))
+    torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX)
+    return bool(raised)
+
+
 def schedule(progress: float, step: int) -> float:
     """Scale of the learning rate: 100 steps of warm-up, flat, then to zero over the last 40 %."""
     return min(1.0, (step + 1) / 100) * min(1.0, max(0.0, (1 - progress) / 0.4))
@@ -108,6 +135,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tokenizer", required=True, help="run folder of `gamegen train-tokenizer`, or a checkpoint")
     parser.add_argument("--out", required=True, help="run folder; an existing one is resumed")
     parser.add_argument("--games", default=None, help="comma-separated folder names, e.g. procgen-maze (default: all)")
+    parser.add_argument(
+        "--from",
+        dest="start_from",
+        default=None,
+        metavar="MODEL",
+        help="start from the weights of this model instead of from scratch",
+    )
     parser.add_argument("--preset", default="pocket", choices=sorted(PRESETS))
     parser.add_argument("--steps", type=int, default=2000, help="optimiser steps (default: %(default)s)")
     parser.add_argument(
@@ -116,7 +150,7 @@ def main(argv: list[str] | None = None) -> None:
         default=None,
         help="stop after this many minutes of this call; the checkpoint stays resumable",
     )
-    parser.add_argument("--batch", type=int, default=4, help="sequences per step (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=4, help="sequences per step and process (default: %(default)s)")
     parser.add_argument("--sequence", type=int, default=None, help="tokens (default: the model's window)")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak (default: %(default)s)")
     parser.add_argument(
@@ -137,9 +171,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     started = time.monotonic()
+    rank, world = start_processes()
+    if rank > 0:  # the first process sets up the folders, the others find them ready
+        torch.distributed.barrier()
     tokenizer = load_tokenizer(args.tokenizer)
     config = dataclasses.replace(PRESETS[args.preset], tokenizer=tokenizer.config)
-    run = Run(args.out, {**vars(args), "model": dataclasses.asdict(config)})
+    run = Run(args.out, {**vars(args), "processes": world, "model": dataclasses.asdict(config)})
     sequence = args.sequence or config.transformer.window
     games = args.games.split(",") if args.games else None
     train = Sampler(
@@ -155,33 +192,47 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(args.seed)
     model = Transformer(config)
     model.set_code_embedding(tokenizer.codebook)
+    if args.start_from is not None:
+        model.load_state_dict(load_checkpoint(args.start_from).transformer.state_dict())
     optimizer = Optimizers(model, args.learning_rate)
     start = run.resume(model, optimizer)
+    if world > 1 and rank == 0:
+        torch.distributed.barrier()
     if not args.no_compile:
         for block in model.blocks:
             block.compile()
-    print(f"{config.name}: {count_parameters(model) / 1e6:.1f}M parameters, {sequence * args.batch} tokens per step")
+    tokens_per_step = world * sequence * args.batch
+    print(f"{config.name}: {count_parameters(model) / 1e6:.1f}M parameters, {tokens_per_step} tokens per step")
 
-    progress = tqdm(range(start, args.steps), initial=start, total=args.steps, desc="world", unit="step")
+    progress = tqdm(
+        range(start, args.steps), initial=start, total=args.steps, desc="world", unit="step", disable=rank > 0
+    )
     for step in progress:
         for group in optimizer.param_groups:
             group["lr"] = args.learning_rate * schedule(step / args.steps, step)
         kv_noise = FakeQuantise() if step >= (1 - args.kv_quantised) * args.steps else None
         began = time.monotonic()
         with torch.autocast("cpu", torch.bfloat16):
-            parts = losses(model, train(step), kv_noise)
+            parts = losses(model, train(step * world + rank), kv_noise)
         loss = total(parts)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"loss is {loss.item()} at step {step}; the last checkpoint is intact")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        out_of_time = args.minutes is not None and time.monotonic() - started > 60 * args.minutes
+        if world > 1:
+            average_gradients(model)
+            out_of_time = any_process(out_of_time)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        rate = sequence * args.batch / (time.monotonic() - began)
+        rate = tokens_per_step / (time.monotonic() - began)
+        if rank > 0:
+            if out_of_time:
+                break
+            continue
         values = {name: round(value.item(), 4) for name, value in parts.items()}
         run.log(step + 1, **values, tokens_per_s=round(rate), lr=optimizer.param_groups[0]["lr"])
         progress.set_postfix(loss=f"{loss.item():.3f}", tokens_per_s=f"{rate:.0f}")
-        out_of_time = args.minutes is not None and time.monotonic() - started > 60 * args.minutes
         if (step + 1) % args.checkpoint_every == 0 or step + 1 == args.steps or out_of_time:
             run.save(step + 1, model, optimizer)
             save_checkpoint(run.folder / "model", config, tokenizer, model)
