@@ -1,0 +1,37 @@
+"""The `gamegen` command: one word per job, each with its own --help."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+# word -> (module with main(argv), what it does). Imported only when asked for.
+COMMANDS = {
+    "generate": ("gamegen_env.generate", "turn an image into a game, let a player play it, write a GIF"),
+    "record": ("gamegen_env.games.record", "play real games and record them"),
+    "train-tokenizer": ("gamegen_env.training.train_tokenizer", "train the VQ-VAE on recorded games"),
+    "train-world": ("gamegen_env.training.train_world", "train the transformer on recorded games"),
+    "evaluate": ("gamegen_env.evaluate", "measure a model on held-out recorded games"),
+}
+
+
+def main() -> None:
+    """Dispatch `gamegen WORD ...`; bad input ends with one line on stderr and exit status 2."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: gamegen COMMAND [options]   (gamegen COMMAND --help says more)\n")
+        for word, (_, purpose) in COMMANDS.items():
+            print(f"  {word:16s} {purpose}")
+        return
+    if words[0] not in COMMANDS:
+        sys.exit(f"gamegen: expected one of {', '.join(COMMANDS)}, got {words[0]!r}")
+    module = importlib.import_module(COMMANDS[words[0]][0])
+    try:
+        sys.exit(module.main(words[1:]))
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"gamegen {words[0]}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
