@@ -1,0 +1,70 @@
+"""What does the 4-bit cache cost in quality?
+
+    python -m benchmarks.kv_quality --data data --games procgen-maze,gameworld-Bounce
+
+On held-out recordings, with 4 and with 16 bits per cached value: the loss (nats, all heads,
+teacher-forced, every key and value through the format) and the PSNR of rollouts under the true
+actions. Same clips, same seeds. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gamegen_env.checkpoint import load_checkpoint
+from gamegen_env.engine.cached import CachedEngine
+from gamegen_env.evaluate import evaluate_game
+from gamegen_env.games.shards import iter_clips, read_shard
+from gamegen_env.kv4 import FakeQuantise
+from gamegen_env.training.batches import Sampler
+from gamegen_env.training.data import load_streams
+from gamegen_env.training.train_world import losses, total
+from gamegen_env.world import World
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="pocket")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--games", required=True, help="comma-separated folder names")
+    parser.add_argument("--clips", type=int, default=8)
+    parser.add_argument("--batches", type=int, default=8)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    args = parser.parse_args()
+    checkpoint = load_checkpoint(args.model)
+    streams = load_streams(args.data, "heldout", checkpoint.config, checkpoint.tokenizer, 0.0, args.games.split(","))
+    sampler = Sampler(streams, checkpoint.config, checkpoint.config.transformer.window, 2, seed=2**41)
+    report: dict[int, dict[str, float]] = {}
+    for bits, kv_noise in ((16, None), (4, FakeQuantise())):
+        with torch.inference_mode():
+            values = [float(total(losses(checkpoint.transformer, sampler(i), kv_noise))) for i in range(args.batches)]
+        world = World(args.model, args.clips, kv_bits=bits, temperature=args.temperature)
+        at = {1: [], 16: []}  # type: dict[int, list[float]]
+        for stream in streams:
+            shards = sorted((Path(args.data) / "heldout" / stream.game).glob("shard-*.safetensors"))
+            clips = [clip.frames for path in shards for clip in iter_clips(read_shard(path))]
+            figures, _ = evaluate_game(world, stream, clips, np.random.default_rng(0))
+            for h, values_at in at.items():
+                values_at.append(figures[f"model_{h}"])
+        assert isinstance(world.engine, CachedEngine)
+        t = checkpoint.config.transformer
+        n_values = 2 * t.n_layers * t.n_kv_heads * t.window * t.head_dim
+        report[bits] = {
+            "bits_per_value": world.engine.ring.bytes_per_slot() * 8 / n_values,
+            "loss": float(np.mean(values)),
+            "psnr_1": float(np.mean(at[1])),
+            "psnr_16": float(np.mean(at[16])),
+        }
+    print("| cache | bits per value | loss, nats | next frame, dB | 16 steps, dB |\n|---|---|---|---|---|")
+    for bits, r in report.items():
+        print(f"| {bits}-bit | {r['bits_per_value']:.1f} | {r['loss']:.4f} | {r['psnr_1']:.2f} | {r['psnr_16']:.2f} |")
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
