@@ -10,7 +10,7 @@ from gymnasium.utils import EzPickle
 
 from gamegen_env.actions import meaning
 from gamegen_env.episode import Games
-from gamegen_env.keyboard import pygame_keys
+from gamegen_env.keyboard import sdl_keycodes
 
 State = dict[str, Any]
 
@@ -138,9 +138,9 @@ class ImageGameEnv(gym.Env[np.ndarray, np.int64], EzPickle):
         """Return the actions' names, spelled as ALE does."""
         return [meaning(token) for token in self._open().tokens]
 
-    def get_keys_to_action(self) -> dict[tuple[str, ...], int]:
+    def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
         """Return key combinations for `gymnasium.utils.play`."""
-        return pygame_keys(self._action_set)
+        return sdl_keycodes(self._action_set)
 
     def _open(self) -> Games:
         if self._games is None:

@@ -139,23 +139,24 @@ class KeyState:
         self.held.clear()
 
 
-def pygame_keys(action_set: str) -> dict[tuple[str, ...], int]:
-    """Return key combinations for `gymnasium.utils.play`: tuples of pygame key names -> action id.
+def sdl_keycodes(action_set: str) -> dict[tuple[int, ...], int]:
+    """Return key combinations for `gymnasium.utils.play`: sorted tuples of SDL keycodes -> action id.
 
-    That player reads key *names* of the layout, not places; letters stand for themselves.
+    That player reads the layout's keys, not places: a letter's keycode is its character, an
+    arrow's its scan code with bit 30 set. Directions and fire never mix arrows with letters.
     """
     key_map, tokens = KEY_MAPS[action_set], action_ids(action_set)
-    pygame_name = {"ArrowUp": "up", "ArrowDown": "down", "ArrowLeft": "left", "ArrowRight": "right", "Space": "space"}
-    names: dict[str, list[str]] = {}
+    keycode = {"Space": ord(" "), **{code: 1 << 30 | HID[code] for code in _ARROWS}}
+    keys: dict[str, list[int]] = {}
     for code, role in key_map.roles.items():
-        names.setdefault(role, []).append(pygame_name.get(code, code.removeprefix("Key").lower()))
-    combinations: dict[tuple[str, ...], int] = {}
+        keys.setdefault(role, []).append(keycode.get(code) or ord(code.removeprefix("Key").lower()))
+    combinations: dict[tuple[int, ...], int] = {}
     for action, token in enumerate(tokens):
         button, direction = divmod(token, N_DIRECTIONS)
-        parts = [r for r in ("UP", "DOWN", "LEFT", "RIGHT") if r in DIRECTIONS[direction]]
-        parts += [BUTTONS[button]] if button else []
+        roles = [r for r in ("UP", "DOWN", "LEFT", "RIGHT") if r in DIRECTIONS[direction]]
+        roles += [BUTTONS[button]] if button else []
         for which in range(2):
-            keys = tuple(sorted(names[p][min(which, len(names[p]) - 1)] for p in parts))
-            if keys:
-                combinations[keys] = action
+            held = tuple(sorted(keys[role][min(which, len(keys[role]) - 1)] for role in roles))
+            if held:
+                combinations[held] = action
     return combinations

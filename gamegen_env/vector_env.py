@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 from gamegen_env.actions import meaning
 from gamegen_env.env import ImageGameEnv, State, check_render_mode
 from gamegen_env.episode import Games
-from gamegen_env.keyboard import pygame_keys
+from gamegen_env.keyboard import sdl_keycodes
 
 Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
@@ -168,9 +168,9 @@ class ImageGameVectorEnv(VectorEnv):
         """Return the actions' names, spelled as ALE does."""
         return [meaning(token) for token in self._open().tokens]
 
-    def get_keys_to_action(self) -> dict[tuple[str, ...], int]:
+    def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
         """Return key combinations for `gymnasium.utils.play`."""
-        return pygame_keys(self._action_set)
+        return sdl_keycodes(self._action_set)
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None:

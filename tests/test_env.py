@@ -178,8 +178,31 @@ def test_meanings_and_keys(env: ImageGameEnv) -> None:
     meanings = env.get_action_meanings()
     assert (meanings[0], meanings[1], meanings[14]) == ("NOOP", "FIRE", "UPRIGHTFIRE")
     keys = env.get_keys_to_action()
-    assert meanings[keys[("space", "up")]] == "UPFIRE"
-    assert meanings[keys[("a",)]] == "LEFT"
+    # SDL keycodes: K_SPACE = 32, K_UP = 0x40000052, as pygame has them.
+    assert meanings[keys[(32, 0x40000052)]] == "UPFIRE"
+    assert meanings[keys[(ord("a"),)]] == "LEFT"
+
+
+def test_gymnasium_player_plays_it(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gymnasium's own player, headless: a held key reaches the game as its action, and escape ends the play."""
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    pygame = pytest.importorskip("pygame", reason="needs the extra [play]")
+    from gymnasium.utils import play as gymnasium_play
+
+    env = gym.make("ImageGame-v0", model=str(tiny_checkpoint), render_mode="rgb_array")
+    played = []
+
+    def callback(_before: Any, _after: Any, action: int, *_: Any) -> None:
+        played.append(env.unwrapped.get_action_meanings()[action])  # type: ignore[attr-defined]
+        if len(played) == 3:
+            pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_UP))
+            pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_SPACE))
+        if len(played) == 8:
+            pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_ESCAPE))
+
+    gymnasium_play.play(env, fps=1000, callback=callback, noop=0)
+    assert played[:3] == ["NOOP"] * 3
+    assert played[-3:] == ["UPFIRE"] * 3
 
 
 def test_misuse_is_refused(env: ImageGameEnv) -> None:

@@ -73,7 +73,7 @@ class Decoding:
         seeds, times = torch.from_numpy(self.seed), torch.from_numpy(self.token[:, 5])
         counts = torch.from_numpy(self.count)
 
-        def draw(logits: Tensor, purpose: int) -> np.ndarray:
+        def draw(logits: Tensor, purpose: int, temperature: float = temperature) -> np.ndarray:
             keys = sampling.noise_key(seeds, times, counts, purpose)
             return sampling.sample(logits, keys, temperature).numpy()
 
@@ -98,7 +98,10 @@ class Decoding:
                 self.updates[row].append((int(cells[row]), int(codes[row])))
         if ending.any():
             reward_logits, done_logits = model.end_logits(hidden)
-            reward, done = draw(reward_logits, sampling.REWARD), draw(done_logits, sampling.DONE)
+            # A cooler picture must not make rewards and game overs rarer than the model believes.
+            outcome = 1.0 if temperature else 0.0
+            reward = draw(reward_logits, sampling.REWARD, outcome)
+            done = draw(done_logits, sampling.DONE, outcome)
             for row in ending.nonzero()[0]:
                 self.token[row, :3] = END, reward[row], done[row]
         for row in (live & ~updating & ~ending).nonzero()[0]:
