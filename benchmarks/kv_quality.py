@@ -18,7 +18,7 @@ import torch
 
 from gamegen_env.checkpoint import load_checkpoint
 from gamegen_env.engine.cached import CachedEngine
-from gamegen_env.evaluate import evaluate_game
+from gamegen_env.evaluate import choose, evaluate_game
 from gamegen_env.games.shards import iter_clips, read_shard
 from gamegen_env.kv4 import FakeQuantise
 from gamegen_env.training.batches import Sampler
@@ -44,21 +44,21 @@ def main() -> None:
         with torch.inference_mode():
             values = [float(total(losses(checkpoint.transformer, sampler(i), kv_noise))) for i in range(args.batches)]
         world = World(args.model, args.clips, kv_bits=bits, temperature=args.temperature)
-        at = {1: [], 16: []}  # type: dict[int, list[float]]
+        at: dict[str, list[float]] = {"next": [], "16": []}
         for stream in streams:
             shards = sorted((Path(args.data) / "heldout" / stream.game).glob("shard-*.safetensors"))
             clips = [clip.frames for path in shards for clip in iter_clips(read_shard(path))]
-            figures, _ = evaluate_game(world, stream, clips, np.random.default_rng(0))
+            figures, _ = evaluate_game(world, stream, choose(stream, clips, args.clips, np.random.default_rng(0)))
             for h, values_at in at.items():
-                values_at.append(figures[f"model_{h}"])
+                values_at.append(figures[f"{h}_model"])
         assert isinstance(world.engine, CachedEngine)
         t = checkpoint.config.transformer
         n_values = 2 * t.n_layers * t.n_kv_heads * t.window * t.head_dim
         report[bits] = {
             "bits_per_value": world.engine.ring.bytes_per_slot() * 8 / n_values,
             "loss": float(np.mean(values)),
-            "psnr_1": float(np.mean(at[1])),
-            "psnr_16": float(np.mean(at[16])),
+            "psnr_1": float(np.mean(at["next"])),
+            "psnr_16": float(np.mean(at["16"])),
         }
     print("| cache | bits per value | loss, nats | next frame, dB | 16 steps, dB |\n|---|---|---|---|---|")
     for bits, r in report.items():

@@ -2,11 +2,15 @@
 
     gamegen evaluate --model pocket --data data --clips 12 --out out/evaluation
 
-Every clip gives the model CONTEXT true steps and then lets it play on under the true
-actions. Beside each figure stand two controls: the frozen frame (the last true frame,
-never changed) and the same model under another clip's actions. PSNR in dB of the frame
-at that step against the real one, mean over clips, with a 95 % interval over clips.
-"ceiling" is the true stream decoded: what the tokenizer allows.
+Next frame: after each of the last context steps of a clip the model plays one step from
+the true history. Rollouts: after CONTEXT true steps it plays on alone under the true
+actions. PSNR in dB against the real frame at that step, mean over clips.
+
+Controls stand beside each figure. "frozen": the last true frame, never changed.
+"shuffled": the same model and noise under another clip's actions. "ceiling": the true
+stream decoded, which is what the tokenizer allows. "moving" counts only the cells in which
+the real frame differs from the frozen one: most of a still-camera picture never changes,
+and a model that does nothing looks good on it.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,82 +34,140 @@ from gamegen_env.training.data import load_streams
 from gamegen_env.world import World
 
 CONTEXT = 16  # true steps before the model plays on
-HORIZONS = (1, 16, 64)  # steps
+TRIED = 12  # of the context's last steps, before each of which the model is asked for the next frame
+HORIZONS = (16, 64)  # steps
 PSNR_CAP = 60.0  # dB; an exact frame has no finite PSNR
 
 
-def psnr(frames: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """PSNR in dB of each frame: (..., H, W, 3) uint8 twice -> (...), at most PSNR_CAP."""
-    error = np.square(frames.astype(np.float64) - truth).mean((-3, -2, -1))
-    return 10 * np.log10(255**2 / np.maximum(error, 255**2 / 10 ** (PSNR_CAP / 10)))
+def psnr(frames: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """PSNR in dB of each frame, at most PSNR_CAP.
 
-
-def rollout(world: World, frames: Sequence[np.ndarray], steps: Sequence[list[Step]], actions: np.ndarray) -> np.ndarray:
-    """Play on from the context of n clips.
-
-    Args:    frames: per clip, its first frame; steps: per clip, at least CONTEXT true steps;
-             actions: (n, horizon) action tokens to play.
-    Returns: (n, horizon, H, W, 3) uint8.
+    Args:    frames, truth: (..., H, W, 3) uint8; mask: (..., H, W) bool, the pixels that count.
+    Returns: (...) float64; NaN where the mask is empty.
     """
-    slots = range(len(frames))
-    world.reset(slots, frames, [1000 + slot for slot in slots])
+    error = np.square(frames.astype(np.float64) - truth).mean(-1)
+    if mask is None:
+        mean = error.mean((-2, -1))
+    else:
+        count = mask.sum((-2, -1))
+        mean = np.where(count > 0, (error * mask).sum((-2, -1)) / np.maximum(count, 1), np.nan)
+    return 10 * np.log10(255**2 / np.maximum(mean, 255**2 / 10 ** (PSNR_CAP / 10)))
+
+
+def moving(frozen: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the pixels (..., H, W) of 4x4 cells in which two pictures differ by more than 8 somewhere."""
+    differs = (np.abs(frozen.astype(np.int16) - truth) > 8).any(-1)
+    *lead, height, width = differs.shape
+    cells = differs.reshape(*lead, height // 4, 4, width // 4, 4).any((-3, -1))
+    return cells.repeat(4, -2).repeat(4, -1)
+
+
+@dataclass(frozen=True)
+class Clips:
+    """n clips of one game: their true frames and their coded steps."""
+
+    frames: list[np.ndarray]  # per clip (T + 1, H, W, 3) uint8
+    steps: list[list[Step]]  # per clip T
+    horizon: int  # steps after the context
+
+    def actions(self, start: int, stop: int) -> np.ndarray:
+        """Action tokens of steps [start, stop): (n, stop - start)."""
+        return np.array([[step.action for step in clip[start:stop]] for clip in self.steps])
+
+    def truth(self, start: int, stop: int) -> np.ndarray:
+        """True frames after steps [start, stop): (n, stop - start, H, W, 3)."""
+        return np.stack([frames[start + 1 : stop + 1] for frames in self.frames])
+
+
+def choose(stream: Stream, frames: Sequence[np.ndarray], count: int, rng: np.random.Generator) -> Clips:
+    """Draw `count` clips that are long enough; if there are not as many, the longest ones and a shorter horizon.
+
+    Raises: ValueError if there are not `count` clips with a step after the context.
+    """
+    lengths = np.diff(stream.clip_ptr)
+    horizon = max(HORIZONS)
+    chosen = rng.permutation((lengths >= CONTEXT + horizon).nonzero()[0])[:count]
+    if len(chosen) < count:
+        chosen = np.argsort(-lengths, kind="stable")[:count]
+        horizon = int(lengths[chosen].min()) - CONTEXT
+    if len(chosen) < count or horizon < 1:
+        raise ValueError(
+            f"{stream.game}: expected {count} clips of {CONTEXT + 1} steps, got {len(chosen)} shorter ones"
+        )
+    return Clips([frames[i] for i in chosen], [list(stream.steps(int(i))) for i in chosen], horizon)
+
+
+def play_on(world: World, clips: Clips, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give the context, trying one step of the model beside each of its last steps, then play on alone.
+
+    Args:    actions: (n, horizon) action tokens to play on with.
+    Returns: next frames (n, TRIED, H, W, 3) after true histories, and the rollout (n, horizon, H, W, 3).
+    """
+    slots = range(len(clips.frames))
+    world.reset(slots, [frames[0] for frames in clips.frames], [1000 + slot for slot in slots])
+    tried = []
     for t in range(CONTEXT):
-        world.observe(slots, [clip[t] for clip in steps])
-    return np.stack([world.step(slots, actions[:, t].tolist()).frames for t in range(actions.shape[1])], axis=1)
+        if t >= CONTEXT - TRIED:
+            states = [world.save(slot) for slot in slots]
+            tried.append(world.step(slots, clips.actions(t, t + 1)[:, 0].tolist()).frames)
+            for slot, state in zip(slots, states, strict=True):
+                world.load(slot, state)
+        world.observe(slots, [steps[t] for steps in clips.steps])
+    rollout = [world.step(slots, actions[:, t].tolist()).frames for t in range(actions.shape[1])]
+    return np.stack(tried, axis=1), np.stack(rollout, axis=1)
 
 
-def ceiling(world: World, frames: Sequence[np.ndarray], steps: Sequence[list[Step]], horizon: int) -> np.ndarray:
-    """Decode the true streams: (n, horizon, H, W, 3) uint8 after the context."""
-    slots = np.arange(len(frames))
-    world.canvas.reset(slots, np.stack(frames))
+def ceiling(world: World, clips: Clips) -> np.ndarray:
+    """Decode the true streams: (n, CONTEXT + horizon, H, W, 3) uint8."""
+    slots = np.arange(len(clips.frames))
+    world.canvas.reset(slots, np.stack([frames[0] for frames in clips.frames]))
     shown = []
-    for t in range(CONTEXT + horizon):
-        for slot in range(len(frames)):
-            step = steps[slot][t]
-            world.canvas.apply(
-                slots[slot : slot + 1], np.array([step.scroll]), np.array([0, len(step.cells)]), step.cells, step.codes
-            )
+    for t in range(CONTEXT + clips.horizon):
+        for slot in range(len(slots)):
+            step = clips.steps[slot][t]
+            one, ptr = slots[slot : slot + 1], np.array([0, len(step.cells)])
+            world.canvas.apply(one, np.array([step.scroll]), ptr, step.cells, step.codes)
         shown.append(world.canvas.view(slots))
-    return np.stack(shown[CONTEXT:], axis=1)
+    return np.stack(shown, axis=1)
 
 
-def evaluate_game(
-    world: World, stream: Stream, clips: Sequence[np.ndarray], rng: np.random.Generator
-) -> tuple[dict, np.ndarray]:
+def evaluate_game(world: World, stream: Stream, clips: Clips) -> tuple[dict, np.ndarray]:
     """Measure one game.
 
-    Args:    stream: its coded clips; clips: their true frames, per clip (T, H, W, 3).
     Returns: figures by name, and a strip to look at: real above generated, (2 H, 8 W, 3) uint8.
     """
-    horizon = max(HORIZONS)
-    lengths = np.diff(stream.clip_ptr)
-    usable = (lengths >= CONTEXT + horizon).nonzero()[0]
-    chosen = rng.permutation(usable)[: world.num_slots]
-    if len(chosen) < world.num_slots:
-        # Short episodes: score what there is of each, and say for how long.
-        chosen = np.argsort(-lengths, kind="stable")[: world.num_slots]
-        horizon = max(1, int(lengths[chosen].min()) - CONTEXT)
-    steps = [list(stream.steps(int(clip))) for clip in chosen]
-    first = [clips[clip][0] for clip in chosen]
-    truth = np.stack([clips[clip][CONTEXT + 1 : CONTEXT + 1 + horizon] for clip in chosen])
-    actions = np.array([[s.action for s in clip[CONTEXT : CONTEXT + horizon]] for clip in steps])
-    played = rollout(world, first, steps, actions)
-    shuffled = rollout(world, first, steps, np.roll(actions, 1, axis=0)[:, rng.permutation(horizon)])
-    decoded = ceiling(world, first, steps, horizon)
-    frozen = np.stack([clips[clip][CONTEXT] for clip in chosen])[:, None]
-    figures: dict[str, object] = {"clips": len(chosen), "horizon": horizon}
-    updates = np.diff(stream.update_ptr)
-    figures["updates_per_step"] = round(float(updates.mean()), 2)
+    horizon = clips.horizon
+    actions = clips.actions(CONTEXT, CONTEXT + horizon)
+    tried, played = play_on(world, clips, actions)
+    other = np.random.default_rng(0).permutation(horizon)
+    _, shuffled = play_on(world, clips, np.roll(actions, 1, axis=0)[:, other])
+    decoded = ceiling(world, clips)
+    truth = clips.truth(CONTEXT, CONTEXT + horizon)
+    frozen = np.broadcast_to(clips.truth(CONTEXT - 1, CONTEXT), truth.shape)
+    figures: dict[str, object] = {
+        "clips": len(clips.frames), "horizon": horizon,
+        "updates_per_step": round(float(np.diff(stream.update_ptr).mean()), 2),
+    }  # fmt: skip
+
+    def put(name: str, values: np.ndarray) -> None:
+        values = values[np.isfinite(values)]
+        if len(values):
+            half = 1.96 * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+            figures[name], figures[f"{name}_interval"] = round(float(values.mean()), 2), round(float(half), 2)
+
+    true_next, before = clips.truth(CONTEXT - TRIED, CONTEXT), clips.truth(CONTEXT - TRIED - 1, CONTEXT - 1)
+    mask = moving(before, true_next)
+    for name, frames in (("model", tried), ("frozen", before), ("ceiling", decoded[:, CONTEXT - TRIED : CONTEXT])):
+        put(f"next_{name}", psnr(frames, true_next).mean(1))
+        put(f"next_moving_{name}", np.nanmean(psnr(frames, true_next, mask), axis=1) if mask.any() else np.array([]))
+    kinds = {"model": played, "frozen": frozen, "shuffled": shuffled, "ceiling": decoded[:, CONTEXT:]}
     for h in sorted({min(h, horizon) for h in HORIZONS}):
-        for name, frames in (("model", played), ("frozen", frozen), ("shuffled", shuffled), ("ceiling", decoded)):
-            at = frames[:, min(h, frames.shape[1]) - 1]
-            values = psnr(at, truth[:, h - 1])
-            figures[f"{name}_{h}"] = round(float(values.mean()), 2)
-            if name == "model":
-                half = 1.96 * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-                figures[f"{name}_{h}_interval"] = round(float(half), 2)
-    at = np.linspace(0, horizon - 1, 8).astype(int)
-    strip = np.concatenate([np.concatenate(list(x[0, at]), axis=1) for x in (truth, played)])
+        at = truth[:, h - 1]
+        for name, frames in kinds.items():
+            put(f"{h}_{name}", psnr(frames[:, h - 1], at))
+            put(f"{h}_moving_{name}", psnr(frames[:, h - 1], at, moving(frozen[:, 0], at)))
+    places = np.linspace(0, horizon - 1, 8).astype(int)
+    strip = np.concatenate([np.concatenate(list(x[0, places]), axis=1) for x in (truth, played)])
     return figures, strip
 
 
@@ -132,14 +195,11 @@ def main(argv: list[str] | None = None) -> None:
     for stream in tqdm(streams, desc="games", unit="game"):
         shards = sorted((Path(args.data) / args.split / stream.game).glob("shard-*.safetensors"))
         clips = [clip.frames for path in shards for clip in iter_clips(read_shard(path))]
-        if not (np.diff(stream.clip_ptr) >= CONTEXT + 1).sum() >= args.clips:
-            tqdm.write(f"{stream.game}: fewer than {args.clips} clips of {CONTEXT + 1} steps; left out")
-            continue
-        rng = np.random.default_rng(0)
-        report[stream.game], strip = evaluate_game(world, stream, clips, rng)
+        chosen = choose(stream, clips, args.clips, np.random.default_rng(0))
+        report[stream.game], strip = evaluate_game(world, stream, chosen)
         image = Image.fromarray(strip)
         image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST).save(out / f"{stream.game}.png")
-        tqdm.write(f"{stream.game:22s} " + "  ".join(f"{k} {v}" for k, v in report[stream.game].items()))
+        tqdm.write(f"{stream.game}: " + json.dumps(report[stream.game]))
     summary = {
         "model": args.model,
         "fingerprint": checkpoint.fingerprint,
@@ -153,22 +213,25 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def table(report: dict[str, dict]) -> str:
-    """Return the figures as a Markdown table."""
+    """Return the figures as a Markdown table: whole frame, and in brackets the moving cells."""
+    columns = [("next", "model"), ("next", "frozen"), ("16", "model"), ("16", "frozen"), ("16", "shuffled"),
+               ("64", "model"), ("64", "frozen"), ("64", "shuffled"), ("64", "ceiling")]  # fmt: skip
     lines = [
-        "| game | updates/step | next frame | 16 steps | frozen | shuffled | 64 steps | frozen | shuffled | ceiling |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| game | updates/step | " + " | ".join(f"{when}: {name}" for when, name in columns) + " |",
+        "|---" * (len(columns) + 2) + "|",
     ]
-    for game, f in report.items():
 
-        def cell(name: str, h: int, f: dict = f) -> str:
-            return f"{f[f'{name}_{h}']:.1f}" if f"{name}_{h}" in f else "–"
+    def cell(figures: dict, when: str, name: str) -> str:
+        if when == "64":
+            when = str(figures["horizon"])
+        if f"{when}_{name}" not in figures:
+            return "–"
+        mark = f" at {when}" if when not in ("next", "16", "64") else ""
+        return f"{figures[f'{when}_{name}']:.1f} ({figures.get(f'{when}_moving_{name}', float('nan')):.1f}){mark}"
 
-        last = f["horizon"]
-        lines.append(
-            f"| {game} | {f['updates_per_step']} | {cell('model', 1)} | "
-            + " | ".join(cell(name, h) for h in (16, last) for name in ("model", "frozen", "shuffled"))
-            + f" | {cell('ceiling', last)} |"
-        )
+    for game, figures in report.items():
+        cells = [cell(figures, when, name) for when, name in columns]
+        lines.append(f"| {game} | {figures['updates_per_step']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

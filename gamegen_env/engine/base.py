@@ -51,8 +51,9 @@ class Engine(ABC):
     ) -> None:
         """Allocate slots.
 
-        Args:   transformer: eval mode; num_slots: >= 1; temperature: >= 0, of events and
-                codes; reward and termination are drawn at 1; 0 = most likely of all; kv_bits: 4 or 16, precision of committed keys and values.
+        Args:   transformer: eval mode; num_slots: >= 1; temperature: >= 0, of events and codes
+                (reward and termination are drawn at 1), 0 = most likely of all; kv_bits: 4 or
+                16, precision of committed keys and values.
         Raises: ValueError on values outside these.
         """
         if not isinstance(num_slots, int) or num_slots < 1:

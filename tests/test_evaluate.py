@@ -1,0 +1,119 @@
+"""The yardstick itself: known pictures, known figures, and one run on the tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gamegen_env import evaluate
+from gamegen_env.checkpoint import load_checkpoint, tokenizer_fingerprint
+from gamegen_env.games.shards import Shard, write_shard
+from gamegen_env.world import World
+
+
+def test_psnr_of_known_errors() -> None:
+    truth = np.zeros((3, 8, 8, 3), np.uint8)
+    frames = truth.copy()
+    frames[1] += 255
+    frames[2, :4] += 10
+    assert evaluate.psnr(frames, truth)[0] == evaluate.PSNR_CAP
+    assert evaluate.psnr(frames, truth)[1] == pytest.approx(0)
+    assert evaluate.psnr(frames, truth)[2] == pytest.approx(10 * np.log10(255**2 / 50))
+    mask = np.zeros((3, 8, 8), bool)
+    mask[2, :4] = True
+    masked = evaluate.psnr(frames, truth, mask)
+    assert np.isnan(masked[:2]).all()
+    assert masked[2] == pytest.approx(10 * np.log10(255**2 / 100))
+
+
+def test_moving_marks_whole_cells_that_differ() -> None:
+    frozen = np.zeros((8, 8, 3), np.uint8)
+    truth = frozen.copy()
+    truth[1, 1] = 9
+    truth[7, 7] = 8  # not more than 8: not moving
+    mask = evaluate.moving(frozen, truth)
+    assert mask[:4, :4].all()
+    assert mask.sum() == 16
+
+
+@pytest.fixture
+def recording(tmp_path: Path, picture: np.ndarray) -> Path:
+    """Three clips of a picture with a square that walks."""
+    frames = []
+    for start in range(3):
+        for t in range(90):
+            frame = picture.copy()
+            x = (start * 5 + t) % 56
+            frame[4:12, x : x + 8] = (255, 0, 0)
+            frames.append(frame)
+    n = len(frames)
+    first = (np.arange(n) % 90 == 0).astype(np.uint8)
+    zeros = np.zeros(n, np.uint8)
+    action = np.where(first, 0, 2).astype(np.uint8)
+    meta = {"game": "test:walk", "source": "test", "split": "heldout", "seed": 0, "licence": "MIT", "ships": True}
+    shard = Shard(np.stack(frames), first, action, zeros.astype(np.float32), zeros, zeros.copy(), meta)
+    write_shard(tmp_path / "heldout" / "test-walk" / "shard-00000.safetensors", shard)
+    return tmp_path
+
+
+def test_true_history_is_what_the_ceiling_shows(recording: Path, tiny_checkpoint: Path) -> None:
+    """Observing the coded steps through the world equals decoding the stream."""
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    stream = evaluate.load_streams(recording, "heldout", checkpoint.config, checkpoint.tokenizer, 0.0)[0]
+    frames = [np.asarray(c.frames) for c in evaluate.iter_clips(evaluate.read_shard(next(recording.rglob("shard-0*"))))]
+    clips = evaluate.choose(stream, frames, 2, np.random.default_rng(0))
+    assert clips.horizon == 64
+    world = World(str(tiny_checkpoint), 2)
+    decoded = evaluate.ceiling(world, clips)
+    world.reset([0, 1], [f[0] for f in clips.frames], [0, 1])
+    for t in range(20):
+        shown = world.observe([0, 1], [steps[t] for steps in clips.steps])
+        assert np.array_equal(shown, decoded[:, t])
+    assert np.array_equal(clips.truth(3, 5)[0, 1], clips.frames[0][5])
+    assert (clips.actions(0, 3) == 2).all()
+
+
+def test_trying_the_next_frame_leaves_no_trace(recording: Path, tiny_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    stream = evaluate.load_streams(recording, "heldout", checkpoint.config, checkpoint.tokenizer, 0.0)[0]
+    frames = [np.asarray(c.frames) for c in evaluate.iter_clips(evaluate.read_shard(next(recording.rglob("shard-0*"))))]
+    clips = evaluate.choose(stream, frames, 2, np.random.default_rng(0))
+    world = World(str(tiny_checkpoint), 2)
+    actions = clips.actions(evaluate.CONTEXT, evaluate.CONTEXT + 5)
+    _, rollout = evaluate.play_on(world, clips, actions)
+    world.reset([0, 1], [f[0] for f in clips.frames], [1000, 1001])
+    for t in range(evaluate.CONTEXT):
+        world.observe([0, 1], [steps[t] for steps in clips.steps])
+    straight = np.stack([world.step([0, 1], actions[:, t].tolist()).frames for t in range(5)], axis=1)
+    assert np.array_equal(rollout, straight)
+
+
+def test_command_writes_figures_and_a_strip(
+    recording: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "evaluation"
+    arguments = ["--model", str(tiny_checkpoint), "--data", str(recording), "--out", str(out)]
+    evaluate.main([*arguments, "--clips", "2"])
+    assert "| test-walk |" in capsys.readouterr().out
+    report = json.loads((out / "figures.json").read_text())
+    figures = report["games"]["test-walk"]
+    assert figures["next_frozen"] < evaluate.PSNR_CAP
+    assert figures["16_moving_frozen"] < figures["16_frozen"]
+    assert {"next_model", "16_model", "16_shuffled", "64_model", "64_ceiling"} <= set(figures)
+    with Image.open(out / "test-walk.png") as strip:
+        assert strip.size == (8 * 64 * 2, 2 * 64 * 2)
+    with pytest.raises(ValueError, match="test-walk: expected 9 clips of 17 steps, got 3"):
+        evaluate.main([*arguments, "--clips", "9"])
+
+
+def test_streams_of_another_tokenizer_are_not_reused(recording: Path, tiny_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    evaluate.load_streams(recording, "heldout", checkpoint.config, checkpoint.tokenizer, 0.0)
+    name = tokenizer_fingerprint(checkpoint.tokenizer)
+    assert [p.parent.parent.name for p in (recording / "streams").rglob("*.safetensors")] == [
+        f"{name}-tolerance150-errors0"
+    ]
