@@ -27,7 +27,7 @@ def add_game_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="pocket", help="packaged name or checkpoint folder (default: %(default)s)")
     parser.add_argument("--image", default=None, help="picture that every game starts from (default: packaged ones)")
     parser.add_argument("--reward", default="model", choices=("model", "survival"))
-    parser.add_argument("--temperature", type=float, default=1.0, help="of the generated game (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.5, help="of the generated game (default: %(default)s)")
     parser.add_argument("--max-episode-steps", type=int, default=200, help="game steps (default: %(default)s)")
     parser.add_argument("--num-envs", type=int, default=8, help="games side by side (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)

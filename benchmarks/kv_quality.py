@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--games", required=True, help="comma-separated folder names")
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--batches", type=int, default=8)
-    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float, default=0.5)
     args = parser.parse_args()
     checkpoint = load_checkpoint(args.model)
     streams = load_streams(args.data, "heldout", checkpoint.config, checkpoint.tokenizer, 0.0, args.games.split(","))

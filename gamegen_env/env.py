@@ -68,7 +68,7 @@ class ImageGameEnv(gym.Env[np.ndarray, np.int64], EzPickle):
         repeat_action_probability: float = 0.0,
         engine: str = "auto",
         device: str = "cpu",
-        temperature: float = 1.0,
+        temperature: float = 0.5,
         kv_bits: int = 4,
     ) -> None:
         options = {

@@ -19,6 +19,8 @@ from gamegen_env.keyboard import action_ids
 from gamegen_env.world import World
 
 REWARDS = ("model", "survival")
+# What a saved game is made of, beside "rng" (None or a generator's state).
+STATE = {"world": dict, "step": int, "ended": bool, "action": int}
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Games:
         repeat_action_probability: float = 0.0,
         engine: str = "auto",
         device: str = "cpu",
-        temperature: float = 1.0,
+        temperature: float = 0.5,
         kv_bits: int = 4,
     ) -> None:
         """Check everything, then load the model. Arguments as in `env.ImageGameEnv`."""
@@ -54,13 +56,14 @@ class Games:
             raise ValueError(f"reward: expected one of {REWARDS}, got {reward!r}")
         if fit not in FITS:
             raise ValueError(f"fit: expected one of {FITS}, got {fit!r}")
-        if not 0 <= repeat_action_probability <= 1:
+        if not isinstance(repeat_action_probability, int | float) or not 0 <= repeat_action_probability <= 1:
             raise ValueError(f"repeat_action_probability: expected 0..1, got {repeat_action_probability!r}")
         self.tokens = action_ids(action_set)
         self.world = World(model, num_games, engine=engine, device=device, temperature=temperature, kv_bits=kv_bits)
         self.reward, self.fit, self._sticky = reward, fit, repeat_action_probability
         self._image = None if image is None else self.load(image)
         self.started = np.zeros(num_games, bool)
+        self.ended = np.zeros(num_games, bool)  # by the model; a time limit may add its own
         self.steps = np.zeros(num_games, np.int64)
         self._action = np.zeros(num_games, np.int64)  # last action token played
 
@@ -78,10 +81,7 @@ class Games:
         Returns: per game the fitted picture, or None where the options name none.
         Raises:  TypeError or ValueError naming the option, what was expected and what came.
         """
-        if options is None:
-            return [None] * count
-        if not isinstance(options, Mapping):
-            raise TypeError(f"options: expected a dict, got {type(options).__name__}")
+        options = option_dict(options)
         unknown = sorted(str(key) for key in set(options) - {"image"})
         if unknown:
             raise ValueError(f"options: expected only 'image', got {unknown}")
@@ -104,7 +104,7 @@ class Games:
             seeds.append(seed)
         frames = self.world.reset(games, images, seeds)
         at = list(games)
-        self.started[at], self.steps[at], self._action[at] = True, 0, 0
+        self.started[at], self.ended[at], self.steps[at], self._action[at] = True, False, 0, 0
         return frames, [self._info(game, 1 + self.world.config.stream.n_cells) for game in games]
 
     def _default(self, choice: int) -> np.ndarray:
@@ -123,6 +123,7 @@ class Games:
         at = list(games)
         self._action[at] = played
         self.steps[at] += 1
+        self.ended[at] = result.terminated
         rewards = result.rewards.astype(np.float64) if self.reward == "model" else np.ones(len(at))
         infos = [self._info(game, int(tokens)) for game, tokens in zip(games, result.tokens, strict=True)]
         return Outcome(result.frames, rewards, result.terminated, infos)
@@ -132,7 +133,10 @@ class Games:
 
     def check_actions(self, actions: Any, count: int) -> list[int]:
         """Return `count` action ids as ints. Raises: gymnasium.error.InvalidAction with expected and got."""
-        array = np.asarray(actions)
+        try:
+            array = np.asarray(actions)
+        except ValueError:  # rows of different lengths
+            raise gym.error.InvalidAction(f"actions: expected {count} integers, got {actions!r}") from None
         if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
             raise gym.error.InvalidAction(f"actions: expected {count} integers, got {array.dtype} {array.shape}")
         if array.min() < 0 or array.max() >= len(self.tokens):
@@ -148,6 +152,7 @@ class Games:
         return {
             "world": self.world.save(game),
             "step": int(self.steps[game]),
+            "ended": bool(self.ended[game]),
             "action": int(self._action[game]),
             "rng": None if generator is None else generator.bit_generator.state,
         }
@@ -157,9 +162,32 @@ class Games:
 
         Raises: ValueError or TypeError if the state is none, or of another model; nothing has changed then.
         """
-        if not isinstance(state, Mapping) or set(state) != {"world", "step", "action", "rng"}:
-            raise TypeError("state: expected what clone_state returned")
+        self.check_state(state)
         self.world.load(game, state["world"])
-        self.steps[game], self._action[game], self.started[game] = state["step"], state["action"], True
+        self.started[game], self.ended[game] = True, state["ended"]
+        self.steps[game], self._action[game] = state["step"], state["action"]
         if state["rng"] is not None:
             generator.bit_generator.state = state["rng"]
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Check all of a saved game but its arrays, which the world checks. Raises: ValueError or TypeError."""
+        if not isinstance(state, Mapping) or set(state) != {*STATE, "rng"}:
+            raise TypeError("state: expected what clone_state returned")
+        if any(type(state[name]) is not kind for name, kind in STATE.items()):
+            raise TypeError("state: expected what clone_state returned")
+        if state["world"].get("fingerprint") != self.world.fingerprint:
+            got = state["world"].get("fingerprint")
+            raise ValueError(f"state: expected fingerprint {self.world.fingerprint!r}, got {got!r}")
+        if state["step"] < 0 or state["action"] < 0:
+            raise ValueError(f"state: expected step and action >= 0, got {state['step']} and {state['action']}")
+        if state["rng"] is not None:
+            np.random.PCG64().state = state["rng"]  # raises here, not halfway through a restore
+
+
+def option_dict(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Copy reset options, so that the caller's stay whole. Raises: TypeError if they are no mapping."""
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise TypeError(f"options: expected a dict, got {type(options).__name__}")
+    return dict(options)

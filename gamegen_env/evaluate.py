@@ -181,7 +181,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--games", default=None, help="comma-separated folder names, e.g. procgen-maze (default: all)")
     parser.add_argument("--clips", type=int, default=12, help="clips per game (default: %(default)s)")
     parser.add_argument("--kv-bits", type=int, default=4, choices=(4, 16))
-    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float, default=0.5)
     parser.add_argument("--out", required=True, help="folder for figures.json and a strip per game")
     args = parser.parse_args(argv)
 

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=150, help="game steps (default: %(default)s)")
     parser.add_argument("--player", default="random", choices=players, help="(default: %(default)s)")
     parser.add_argument("--model", default="pocket", help="packaged name or checkpoint folder")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0 = most likely token (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.5, help="0 = most likely token (default: %(default)s)")
     parser.add_argument("--scale", type=int, default=4, help="enlargement of the pixels (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)

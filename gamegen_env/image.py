@@ -1,9 +1,11 @@
 """Image intake: anything that is a picture becomes a square RGB frame, or is refused with a reason.
 
-Rules: EXIF turns are applied; of an animation the first frame counts; transparency is laid over
-black; 16-bit and float pictures are scaled to 8 bits. "crop" keeps the middle square,
-"letterbox" keeps everything and fills with black, "stretch" ignores the aspect. Pictures shrink
-with an area filter and grow with nearest neighbour, which keeps pixel art sharp.
+Rules: EXIF turns are applied; of an animation file the first frame counts, of a PIL image the one
+it stands at; transparency is laid over black. 16-bit pictures use their full range; 32-bit integers
+and floats have no range of their own and are read as [0, 1], [0, 255] or [0, 65535], the smallest
+that holds them. "crop" keeps the middle square, "letterbox" keeps everything and fills with black,
+"stretch" ignores the aspect. Pictures shrink with an area filter and grow with nearest neighbour,
+which keeps pixel art sharp.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -42,6 +46,8 @@ def load_image(source: Source, size: int, fit: str = "crop") -> np.ndarray:
     """
     if fit not in FITS:
         raise ValueError(f"fit: expected one of {FITS}, got {fit!r}")
+    if size < 1:
+        raise ValueError(f"size: expected at least 1 pixel, got {size!r}")
     picture = _square(_rgb(_open(source)), size, fit)
     return np.array(picture, np.uint8)
 
@@ -50,35 +56,55 @@ def _open(source: Source) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _checked(source, "image")
+        return _decode(source, "image")
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), "image bytes")
+        return _read(io.BytesIO(source), "image bytes")
     if isinstance(source, str | os.PathLike):
         path = packaged_images().get(os.fspath(source)) or Path(source)
-        if path.is_dir():
+        if os.path.isdir(path):
             raise ValueError(f"{path}: expected an image file, got a folder")
-        if not path.exists():
+        if not os.path.exists(path):
             raise FileNotFoundError(f"{path}: expected an image file or one of {sorted(packaged_images())}, found none")
-        return _decode(path, str(path))
+        # A pipe or a device could be read for ever.
+        if not os.path.isfile(path):
+            raise ValueError(f"{path}: expected an image file, got something that is no regular file")
+        return _read(path, str(path))
     raise TypeError(f"image: expected a path, bytes, PIL image or array, got {type(source).__name__}")
 
 
-def _decode(file: Any, name: str) -> Image.Image:
-    """Read a file whose header has passed the checks: a bomb is refused before it is unpacked."""
+def _read(file: Any, name: str) -> Image.Image:
+    with _refusing(name):
+        picture = Image.open(file)
+    with picture:
+        return _decode(picture, name)
+
+
+def _decode(picture: Image.Image, name: str) -> Image.Image:
+    """Read the pixels of a picture whose header passes the checks: a bomb is refused before it is unpacked."""
+    _checked(picture, name)
+    with _refusing(name):
+        picture.load()
+        turned: Image.Image = ImageOps.exif_transpose(picture)
+        return turned
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Say of what Pillow raises which picture it was."""
     try:
         with warnings.catch_warnings():
             # Our own limit, checked from the header, stands for Pillow's warning.
             warnings.simplefilter("ignore")
-            with Image.open(file) as picture:
-                _checked(picture, name)
-                picture.load()
-                return ImageOps.exif_transpose(picture) or picture
+            yield
+    except MemoryError:
+        raise
     except Image.DecompressionBombError:
         raise ValueError(f"{name}: expected at most {MAX_PIXELS} pixels, got far more") from None
     except UnidentifiedImageError:
         raise ValueError(f"{name}: expected an image that Pillow reads, got something else") from None
-    except (OSError, SyntaxError, EOFError, IndexError) as error:
-        raise ValueError(f"{name}: expected a whole image file, got a broken one ({error})") from None
+    # On damaged data decoders raise whatever their parsers stumble over: struct.error, AttributeError, RuntimeError ...
+    except Exception as error:
+        raise ValueError(f"{name}: expected a whole image file, got a broken one ({error})") from error
 
 
 def _checked(picture: Image.Image, name: str) -> Image.Image:
@@ -108,13 +134,15 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 def _rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture, np.float64)
+        values = np.asarray(picture, np.float32)
         if not np.isfinite(values).all():
             raise ValueError("image: expected finite pixel values, got NaN or infinity")
-        # 16-bit pictures use their full range; float pictures in [0, 1] are already scaled.
-        top = 65535.0 if values.max() > 255 else 255.0 if values.max() > 1 else 1.0
+        highest = np.inf if picture.mode.startswith("I;16") else values.max()
+        top = np.float32(65535 if highest > 255 else 255 if highest > 1 else 1)
         return Image.fromarray(np.round(values.clip(0, top) / top * 255).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in picture.info:
+    if picture.mode == "La":
+        picture = picture.convert("LA")
+    if picture.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         ground = Image.new("RGBA", picture.size, (0, 0, 0, 255))
         return Image.alpha_composite(ground, picture).convert("RGB")
@@ -123,16 +151,22 @@ def _rgb(picture: Image.Image) -> Image.Image:
 
 def _square(picture: Image.Image, size: int, fit: str) -> Image.Image:
     width, height = picture.size
+    if fit == "letterbox":
+        # Scaled before it is framed: the frame of a long picture may be far larger than MAX_PIXELS.
+        longest = max(width, height)
+        inner = _resized(picture, max(1, round(width * size / longest)), max(1, round(height * size / longest)))
+        ground = Image.new("RGB", (size, size))
+        ground.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
+        return ground
     if fit == "crop":
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         picture = picture.crop((left, top, left + side, top + side))
-    elif fit == "letterbox":
-        side = max(width, height)
-        ground = Image.new("RGB", (side, side))
-        ground.paste(picture, ((side - width) // 2, (side - height) // 2))
-        picture = ground
-    if picture.size == (size, size):
+    return _resized(picture, size, size)
+
+
+def _resized(picture: Image.Image, width: int, height: int) -> Image.Image:
+    if picture.size == (width, height):
         return picture
-    grows = picture.size[0] <= size and picture.size[1] <= size
-    return picture.resize((size, size), Image.Resampling.NEAREST if grows else Image.Resampling.BOX)
+    grows = picture.width <= width and picture.height <= height
+    return picture.resize((width, height), Image.Resampling.NEAREST if grows else Image.Resampling.BOX)

@@ -80,19 +80,26 @@ class ImageGameVecEnv(VecEnv):
         return [getattr(self.env, attr_name)] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
-        raise AttributeError(f"set_attr: the games share one vector environment, set it there; got {attr_name!r}")
+        """Set an attribute of the vector environment. Raises: ValueError for some rows only, as all rows share it."""
+        rows = list(self._get_indices(indices))
+        if set(rows) != set(range(self.num_envs)):
+            raise ValueError(f"indices: expected all {self.num_envs} rows, which share {attr_name!r}, got {rows}")
+        setattr(self.env, attr_name, value)
 
     def has_attr(self, attr_name: str) -> bool:
         return hasattr(self.env, attr_name)
 
     def env_method(self, method_name: str, *args: Any, indices: Indices = None, **kwargs: Any) -> list[Any]:
-        """Call clone_state or restore_state row by row, any other method once for all."""
+        """Call a single environment's clone_state or restore_state for each row, any other method once for all."""
         rows = list(self._get_indices(indices))
         if method_name == "clone_state":
             return self.env.clone_state(rows, *args, **kwargs)
         if method_name == "restore_state":
-            self.env.restore_state([args[0]] * len(rows), rows)
-            return [None] * len(rows)
+
+            def restore_state(state: dict[str, Any]) -> None:
+                self.env.restore_state([state] * len(rows), rows)
+
+            return [restore_state(*args, **kwargs)] * len(rows)  # type: ignore[func-returns-value]
         return [getattr(self.env, method_name)(*args, **kwargs)] * len(rows)
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: Indices = None) -> list[bool]:

@@ -11,19 +11,19 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.utils import seeding
+from gymnasium.utils import EzPickle, seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from gamegen_env.actions import meaning
 from gamegen_env.env import ImageGameEnv, State, check_render_mode
-from gamegen_env.episode import Games
+from gamegen_env.episode import Games, option_dict
 from gamegen_env.keyboard import sdl_keycodes
 
 Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
 
-class ImageGameVectorEnv(VectorEnv):
+class ImageGameVectorEnv(VectorEnv, EzPickle):
     """`num_envs` games side by side. Arguments of the game as in `ImageGameEnv`."""
 
     metadata: dict[str, Any] = ImageGameEnv.metadata
@@ -44,9 +44,18 @@ class ImageGameVectorEnv(VectorEnv):
                 "Disabled", or Gymnasium's enum. options: the game's arguments.
         Raises: ValueError or TypeError on bad arguments.
         """
+        EzPickle.__init__(
+            self,
+            num_envs,
+            max_episode_steps=max_episode_steps,
+            autoreset_mode=autoreset_mode,
+            render_mode=render_mode,
+            action_set=action_set,
+            **options,
+        )
         check_render_mode(render_mode)
-        if max_episode_steps is not None and max_episode_steps < 1:
-            raise ValueError(f"max_episode_steps: expected at least 1 or None, got {max_episode_steps!r}")
+        if max_episode_steps is not None and (not isinstance(max_episode_steps, int) or max_episode_steps < 1):
+            raise ValueError(f"max_episode_steps: expected an integer >= 1 or None, got {max_episode_steps!r}")
         try:
             self.autoreset_mode = AutoresetMode(autoreset_mode)
         except ValueError:
@@ -62,7 +71,6 @@ class ImageGameVectorEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._limit = max_episode_steps
         self._generators = [seeding.np_random()[0] for _ in range(num_envs)]
-        self._ended = np.zeros(num_envs, bool)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -74,18 +82,16 @@ class ImageGameVectorEnv(VectorEnv):
         Returns: observations (n, H, W, 3) uint8, rows outside the mask unchanged, and infos.
         """
         games = self._open()
-        seeds = self._seeds(seed)
-        options = dict(options) if options is not None else {}
+        generators = self._seeded(seed)
+        options = option_dict(options)
         mask = self._mask(options.pop("reset_mask")) if "reset_mask" in options else np.ones(self.num_envs, bool)
         pictures = games.pictures(options, self.num_envs)
         rows = [int(row) for row in mask.nonzero()[0]]
         if not games.started[~mask].all():
             raise gym.error.ResetNeeded("reset_mask: expected every row outside it to have been reset before")
         for row in rows:
-            if seeds[row] is not None:
-                self._generators[row] = seeding.np_random(seeds[row])[0]
+            self._generators[row] = generators[row]
         _, row_infos = games.reset(rows, [self._generators[row] for row in rows], [pictures[row] for row in rows])
-        self._ended[rows] = False
         infos: dict[str, Any] = {}
         for row, info in zip(rows, row_infos, strict=True):
             infos = self._add_info(infos, info, row)
@@ -97,9 +103,9 @@ class ImageGameVectorEnv(VectorEnv):
         if not games.started.all():
             raise gym.error.ResetNeeded("expected reset() before step()")
         ids = games.check_actions(actions, self.num_envs)
-        resetting = self._ended if self.autoreset_mode == AutoresetMode.NEXT_STEP else np.zeros(self.num_envs, bool)
-        if self.autoreset_mode == AutoresetMode.DISABLED and self._ended.any():
-            raise gym.error.ResetNeeded(f"rows {self._ended.nonzero()[0].tolist()}: expected a reset after their end")
+        resetting = games.ended if self.autoreset_mode == AutoresetMode.NEXT_STEP else np.zeros(self.num_envs, bool)
+        if self.autoreset_mode == AutoresetMode.DISABLED and games.ended.any():
+            raise gym.error.ResetNeeded(f"rows {games.ended.nonzero()[0].tolist()}: expected a reset after their end")
         playing = [int(row) for row in (~resetting).nonzero()[0]]
         ended_before = [int(row) for row in resetting.nonzero()[0]]
 
@@ -113,11 +119,11 @@ class ImageGameVectorEnv(VectorEnv):
             if self._limit is not None:
                 truncated[playing] = games.steps[playing] >= self._limit
             row_infos.update(zip(playing, outcome.infos, strict=True))
-        ended = terminated | truncated
+        games.ended |= truncated
         infos: dict[str, Any] = {}
         fresh = ended_before
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
-            fresh = [int(row) for row in ended.nonzero()[0]]
+            fresh = [int(row) for row in games.ended.nonzero()[0]]
             for row in fresh:
                 final = {"final_obs": frames[row].copy(), "final_info": row_infos[row]}
                 infos = self._add_info(infos, final, row)
@@ -126,7 +132,6 @@ class ImageGameVectorEnv(VectorEnv):
             row_infos.update(zip(fresh, fresh_infos, strict=True))
         for row in range(self.num_envs):
             infos = self._add_info(infos, row_infos[row], row)
-        self._ended = ended if self.autoreset_mode != AutoresetMode.SAME_STEP else np.zeros(self.num_envs, bool)
         return frames, rewards, terminated, truncated, infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
@@ -146,7 +151,7 @@ class ImageGameVectorEnv(VectorEnv):
     def clone_state(self, rows: Sequence[int] | None = None, include_rng: bool = True) -> list[State]:
         """Copy games (default: all): per row a state as `ImageGameEnv.clone_state` returns."""
         games = self._open()
-        rows = range(self.num_envs) if rows is None else rows
+        rows = self._rows(rows)
         if not all(games.started[row] for row in rows):
             raise gym.error.ResetNeeded("expected reset() before clone_state()")
         return [games.save(row, self._generators[row] if include_rng else None) for row in rows]
@@ -154,15 +159,19 @@ class ImageGameVectorEnv(VectorEnv):
     def restore_state(self, states: Sequence[State], rows: Sequence[int] | None = None) -> None:
         """Put copied games into rows (default: all, in order). One state may go into many rows.
 
-        Raises: ValueError or TypeError if a state does not fit.
+        Step counts come along, and with them the distance to the time limit.
+
+        Raises: ValueError or TypeError if a state does not fit; only damaged arrays inside a state
+                are found after the rows before it have been restored.
         """
         games = self._open()
-        rows = range(self.num_envs) if rows is None else rows
+        rows = self._rows(rows)
         if len(states) != len(rows):
             raise ValueError(f"states: expected {len(rows)}, got {len(states)}")
+        for state in states:
+            games.check_state(state)
         for row, state in zip(rows, states, strict=True):
             games.load_state(row, state, self._generators[row])
-            self._ended[row] = False
 
     def get_action_meanings(self) -> list[str]:
         """Return the actions' names, spelled as ALE does."""
@@ -172,14 +181,28 @@ class ImageGameVectorEnv(VectorEnv):
         """Return key combinations for `gymnasium.utils.play`."""
         return sdl_keycodes(self._action_set)
 
-    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+    def _seeded(self, seed: int | Sequence[int | None] | None) -> list[np.random.Generator]:
+        """Return every row's generator under reset's `seed`, new or as it is; nothing changes yet."""
+        seeds: Sequence[int | None]
         if seed is None:
-            return [None] * self.num_envs
-        if isinstance(seed, int | np.integer):
-            return [int(seed) + row for row in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise ValueError(f"seed: expected {self.num_envs} seeds, got {len(seed)}")
-        return list(seed)
+            seeds = [None] * self.num_envs
+        elif isinstance(seed, int | np.integer):
+            seeds = [int(seed) + row for row in range(self.num_envs)]
+        elif isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str):
+            seeds = [int(one) if isinstance(one, np.integer) else one for one in seed]
+        else:
+            raise TypeError(f"seed: expected an integer, a sequence of integers or None, got {seed!r}")
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed: expected {self.num_envs} seeds, got {len(seeds)}")
+        return [
+            now if one is None else seeding.np_random(one)[0] for now, one in zip(self._generators, seeds, strict=True)
+        ]
+
+    def _rows(self, rows: Sequence[int] | None) -> list[int]:
+        rows = list(range(self.num_envs) if rows is None else rows)
+        if len(set(rows)) != len(rows) or not set(rows) <= set(range(self.num_envs)):
+            raise ValueError(f"rows: expected distinct numbers in 0..{self.num_envs - 1}, got {rows}")
+        return rows
 
     def _mask(self, mask: Any) -> np.ndarray:
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:

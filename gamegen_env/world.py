@@ -44,7 +44,7 @@ class World:
         *,
         engine: str = "auto",
         device: str = "cpu",
-        temperature: float = 1.0,
+        temperature: float = 0.5,
         kv_bits: int = 4,
     ) -> None:
         """Load a model (once per process) and allocate slots.
