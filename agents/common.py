@@ -1,6 +1,7 @@
 """What training and evaluation share: the games, and agents on disk.
 
-An agent is a folder with `agent.json` and `agent.safetensors` (policy and optimiser).
+An agent is a folder with `agent.safetensors` (policy and optimiser, and in its header the games
+it was trained in) and `agent.json` (the same settings for people).
 SB3's own zip files hold pickles, so they are neither written nor read.
 """
 
@@ -33,11 +34,11 @@ def add_game_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
 
 
-def make_games(args: argparse.Namespace) -> VecEnv:
-    """Build the games that the options describe, with episode statistics."""
+def make_games(args: argparse.Namespace, seed: int) -> VecEnv:
+    """Build the games that the options describe, with episode statistics. Args: seed: of row 0; row i has seed + i."""
     options = {name: getattr(args, name) for name in GAME_OPTIONS}
     games = VecMonitor(ImageGameVecEnv(args.num_envs, **options))
-    games.seed(args.seed)
+    games.seed(seed)
     return games
 
 
@@ -53,29 +54,46 @@ def save_agent(folder: Path, agent: PPO, settings: dict[str, Any]) -> None:
     write_atomic(folder / "agent.json", (json.dumps(meta, indent=2) + "\n").encode())
 
 
+def load_settings(folder: Path) -> dict[str, Any]:
+    """Return a saved agent's settings: its games' options and "num_timesteps".
+
+    Raises: FileNotFoundError, or ValueError if the file is broken.
+    """
+    return _read(folder)[1]
+
+
 def load_agent(folder: Path, agent: PPO) -> PPO:
     """Give a freshly built agent the saved policy, optimiser and step count.
 
     Raises: FileNotFoundError, or ValueError if the file is broken or of another network.
     """
-    path = folder / "agent.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected an agent written by `python -m agents.train`, found none")
-    data = path.read_bytes()
+    tensors, settings = _read(folder)
     try:
-        tensors = load(data)
         agent.policy.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("policy.")})
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path}: expected an agent of this network, got {error}") from None
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: expected an agent of this network, got {error}") from None
     state = agent.policy.optimizer.state_dict()
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".")
             state["state"].setdefault(int(index), {})[name] = value
     agent.policy.optimizer.load_state_dict(state)
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    agent.num_timesteps = json.loads(header["__metadata__"]["agent"])["num_timesteps"]
+    agent.num_timesteps = settings["num_timesteps"]
     return agent
+
+
+def _read(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    path = folder / "agent.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected an agent written by `python -m agents.train`, found none")
+    data = path.read_bytes()
+    try:
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        settings = json.loads(header["__metadata__"]["agent"])
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{path}: expected an agent written by `python -m agents.train`, got {error!r}") from None
+    return tensors, settings
 
 
 def _alone(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,8 +1,8 @@
 """Roll out a trained agent and a random one, side by side, many games at once.
 
-    python -m agents.evaluate runs/ppo-maze --image maze --episodes 64
+    python -m agents.evaluate runs/ppo-maze --episodes 64
 
-Prints mean return and length with 95 % bootstrap intervals. Reward and game over are the
+In the games that the agent was trained in, unless options name others. Prints mean return and length with 95 % bootstrap intervals. Reward and game over are the
 generated game's own; what the agent would score in the real game is another question.
 """
 
@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from stable_baselines3 import PPO
+from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
-from agents.common import add_game_options, load_agent, make_games
+from agents.common import GAME_OPTIONS, add_game_options, load_agent, load_settings, make_games
 from gamegen_env.files import write_atomic
 
 Policy = Callable[[np.ndarray], np.ndarray]
@@ -56,6 +57,9 @@ def interval(values: np.ndarray, draws: int = 2000) -> tuple[float, float]:
 
 def report(args: argparse.Namespace, agent: PPO, episodes: int, path: Path) -> dict:
     """Evaluate `agent` and a random one on the same seeds, print the table, write the JSON."""
+    if episodes < 1:
+        raise ValueError(f"episodes: expected at least 1, got {episodes}")
+    set_random_seed(args.seed)  # of the trained agent's own dice
     rng = np.random.default_rng(args.seed)
     policies: dict[str, Policy] = {
         "trained": lambda observations: agent.predict(observations, deterministic=False)[0],
@@ -63,7 +67,7 @@ def report(args: argparse.Namespace, agent: PPO, episodes: int, path: Path) -> d
     }
     results = {}
     for name, policy in policies.items():
-        games = make_games(args)
+        games = make_games(args, args.seed)
         returns, lengths = roll_out(games, policy, episodes, name)
         games.close()
         results[name] = {
@@ -93,8 +97,10 @@ def main(argv: list[str] | None = None) -> None:
     add_game_options(parser)
     parser.add_argument("--episodes", type=int, default=64, help="per agent (default: %(default)s)")
     parser.add_argument("--out", default=None, help="JSON to write (default: evaluation.json in the agent's folder)")
+    saved = load_settings(Path(parser.parse_args(argv).agent))
+    parser.set_defaults(**{name: saved[name] for name in GAME_OPTIONS})
     args = parser.parse_args(argv)
-    games = make_games(args)
+    games = make_games(args, args.seed)
     agent = load_agent(Path(args.agent), PPO("CnnPolicy", games, device="cpu"))
     games.close()
     report(args, agent, args.episodes, Path(args.out) if args.out else Path(args.agent) / "evaluation.json")

@@ -4,7 +4,8 @@
     python -m agents.train --image maze --steps 512 --num-envs 2 --out /tmp/ppo      (a quick look)
 
 Writes `progress.csv` (SB3's log), the agent after every `--save-every` steps, and at the
-end an evaluation against random play. An existing folder is resumed.
+end an evaluation against random play. An existing folder is resumed: policy, optimiser and step
+count go on, the games start anew, and the log continues in `progress-STEP.csv`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from pathlib import Path
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger, make_output_format
 
-from agents.common import GAME_OPTIONS, add_game_options, load_agent, make_games, save_agent
+from agents.common import GAME_OPTIONS, add_game_options, load_agent, load_settings, make_games, save_agent
 from agents.evaluate import report
 
 
@@ -68,12 +69,21 @@ def main(argv: list[str] | None = None) -> None:
     out = Path(args.out)
     settings = {name: getattr(args, name) for name in GAME_OPTIONS}
 
-    games = make_games(args)
-    agent = build(games, args)
+    done = 0
     if (out / "agent.safetensors").exists():
+        saved = load_settings(out)
+        done = saved.pop("num_timesteps")
+        if saved != settings:
+            raise ValueError(f"{out}: expected to resume with its own games, {saved}, got {settings}")
+    # Other games than those before a resume: the same starts again would be played by heart.
+    games = make_games(args, args.seed + done)
+    agent = build(games, args)
+    if done:
         load_agent(out, agent)
-        print(f"resumed at step {agent.num_timesteps}")
-    agent.set_logger(configure(str(out), ["stdout", "csv"]))
+        print(f"resumed at step {done}")
+    # SB3 empties the log that it opens; the part before a resume is kept.
+    suffix = f"-{done}" if done else ""
+    agent.set_logger(Logger(str(out), [make_output_format(kind, str(out), suffix) for kind in ("stdout", "csv")]))
     remaining = args.steps - agent.num_timesteps
     if remaining > 0:
         agent.learn(

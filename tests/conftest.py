@@ -13,6 +13,9 @@ from gamegen_env.config import ModelConfig, StreamConfig, TokenizerConfig, Trans
 from gamegen_env.tokenizer import Tokenizer
 from gamegen_env.transformer import Transformer
 
+# Tiny models gain nothing from threads, and spinning OpenMP threads beside another busy process cost a factor of ten.
+torch.set_num_threads(1)
+
 # --- Models: random weights, seed 0, small enough for hundreds of steps a second ---
 
 
