@@ -2,8 +2,9 @@
 
     python -m agents.evaluate runs/ppo-maze --episodes 64
 
-In the games that the agent was trained in, unless options name others. Prints mean return and length with 95 % bootstrap intervals. Reward and game over are the
-generated game's own; what the agent would score in the real game is another question.
+Plays the games that the agent was trained in, unless options name others. Prints mean return and
+length with 95 % bootstrap intervals. Reward and game over are the generated game's own; what the
+agent would score in the real game is another question.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, make_output_format
+from stable_baselines3.common.vec_env import VecEnv
 
 from agents.common import GAME_OPTIONS, add_game_options, load_agent, load_settings, make_games, save_agent
 from agents.evaluate import report
@@ -38,8 +39,8 @@ class SaveEvery(BaseCallback):
         return True
 
 
-def build(games, args: argparse.Namespace) -> PPO:
-    """Build PPO with the settings of SB3's Atari recipe, sized for few games at a time."""
+def build(games: VecEnv, args: argparse.Namespace, seed: int) -> PPO:
+    """Build PPO with the settings of SB3's Atari recipe, sized for few games at a time. It seeds the games, too."""
     return PPO(
         "CnnPolicy",
         games,
@@ -50,7 +51,7 @@ def build(games, args: argparse.Namespace) -> PPO:
         clip_range=0.1,
         ent_coef=0.01,
         gamma=0.99,
-        seed=args.seed,
+        seed=seed,
         device="cpu",
     )
 
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"{out}: expected to resume with its own games, {saved}, got {settings}")
     # Other games than those before a resume: the same starts again would be played by heart.
     games = make_games(args, args.seed + done)
-    agent = build(games, args)
+    agent = build(games, args, args.seed + done)
     if done:
         load_agent(out, agent)
         print(f"resumed at step {done}")

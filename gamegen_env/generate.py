@@ -35,7 +35,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="gamegen generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("image", nargs="?", help="any picture (default: one of the packaged images, by seed)")
+    parser.add_argument(
+        "image", nargs="?", default="gold", help="any picture, or a packaged one (default: %(default)s)"
+    )
     parser.add_argument("--out", default="out/game.gif", help="animation to write: .gif, .webp or .png")
     parser.add_argument("--steps", type=int, default=150, help="game steps (default: %(default)s)")
     parser.add_argument("--player", default="random", choices=players, help="(default: %(default)s)")

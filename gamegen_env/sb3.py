@@ -37,9 +37,10 @@ class ImageGameVecEnv(VecEnv):
         self.env = ImageGameVectorEnv(
             num_envs, render_mode=render_mode, autoreset_mode=AutoresetMode.SAME_STEP, **options
         )
-        self.metadata = {"render_fps": self.env.metadata["render_fps"], "render_modes": ["rgb_array"]}
         self._actions = np.zeros(num_envs, np.int64)
         super().__init__(num_envs, self.env.single_observation_space, self.env.single_action_space)
+        # After VecEnv.__init__, which writes its own; VecVideoRecorder reads the rate.
+        self.metadata = {"render_fps": self.env.metadata["render_fps"], "render_modes": ["rgb_array"]}
 
     def reset(self) -> np.ndarray:
         # SB3 keeps one seed and one options dict per row, for the next reset only.

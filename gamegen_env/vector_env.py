@@ -7,11 +7,12 @@ with seed s plays what a single environment plays that was reset with s + i.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.utils import EzPickle, seeding
+from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
@@ -23,10 +24,13 @@ from gamegen_env.keyboard import sdl_keycodes
 Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
 
-class ImageGameVectorEnv(VectorEnv, EzPickle):
+class ImageGameVectorEnv(VectorEnv):
     """`num_envs` games side by side. Arguments of the game as in `ImageGameEnv`."""
 
-    metadata: dict[str, Any] = ImageGameEnv.metadata
+    # A copy: Gymnasium before 1.4 writes into the single environment's.
+    metadata: dict[str, Any] = {**ImageGameEnv.metadata}  # noqa: RUF012  (Gymnasium's protocol)
+    # Gymnasium before 1.3 closes on deletion, and so also what a refused argument left unfinished.
+    _games: Games | None = None
 
     def __init__(
         self,
@@ -44,15 +48,14 @@ class ImageGameVectorEnv(VectorEnv, EzPickle):
                 "Disabled", or Gymnasium's enum. options: the game's arguments.
         Raises: ValueError or TypeError on bad arguments.
         """
-        EzPickle.__init__(
-            self,
-            num_envs,
-            max_episode_steps=max_episode_steps,
-            autoreset_mode=autoreset_mode,
-            render_mode=render_mode,
-            action_set=action_set,
+        self._arguments = {
+            "num_envs": num_envs,
+            "max_episode_steps": max_episode_steps,
+            "autoreset_mode": autoreset_mode,
+            "render_mode": render_mode,
+            "action_set": action_set,
             **options,
-        )
+        }
         check_render_mode(render_mode)
         if max_episode_steps is not None and (not isinstance(max_episode_steps, int) or max_episode_steps < 1):
             raise ValueError(f"max_episode_steps: expected an integer >= 1 or None, got {max_episode_steps!r}")
@@ -61,7 +64,7 @@ class ImageGameVectorEnv(VectorEnv, EzPickle):
         except ValueError:
             modes = [mode.value for mode in AutoresetMode]
             raise ValueError(f"autoreset_mode: expected one of {modes}, got {autoreset_mode!r}") from None
-        self._games: Games | None = Games(num_envs, action_set=action_set, **options)
+        self._games = Games(num_envs, action_set=action_set, **options)
         self._action_set = action_set
         self.num_envs, self.render_mode = num_envs, render_mode
         self.metadata = {**ImageGameEnv.metadata, "autoreset_mode": self.autoreset_mode}
@@ -71,6 +74,10 @@ class ImageGameVectorEnv(VectorEnv, EzPickle):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._limit = max_episode_steps
         self._generators = [seeding.np_random()[0] for _ in range(num_envs)]
+
+    def __reduce__(self) -> tuple[partial, tuple[()]]:
+        """Pickle the arguments, not the weights, as `EzPickle` does; that one's copy would share its world."""
+        return partial(type(self), **self._arguments), ()
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None

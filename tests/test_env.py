@@ -23,7 +23,12 @@ from gamegen_env.env import ImageGameEnv
 
 @pytest.fixture
 def env(tiny_checkpoint: Path) -> ImageGameEnv:
-    return ImageGameEnv(model=str(tiny_checkpoint), render_mode="rgb_array")
+    return make(tiny_checkpoint, render_mode="rgb_array")
+
+
+def make(checkpoint: Path, **options: Any) -> ImageGameEnv:
+    """At temperature 1, where the random model's games differ."""
+    return ImageGameEnv(**{"model": str(checkpoint), "temperature": 1.0, **options})
 
 
 def play(env: gym.Env, actions: list[int]) -> list[tuple]:
@@ -78,7 +83,7 @@ def test_time_limit_truncates(tiny_checkpoint: Path) -> None:
 
 
 def test_same_seed_same_game_and_other_seed_another(env: ImageGameEnv, tiny_checkpoint: Path) -> None:
-    other = ImageGameEnv(model=str(tiny_checkpoint))
+    other = make(tiny_checkpoint)
     first = env.reset(seed=5)[0].tobytes(), play(env, ACTIONS)
     assert (other.reset(seed=5)[0].tobytes(), play(other, ACTIONS)) == first
     assert (other.reset(seed=6)[0].tobytes(), play(other, ACTIONS)) != first
@@ -106,12 +111,12 @@ def test_reset_shows_the_given_picture(env: ImageGameEnv, picture: np.ndarray, t
 
 def test_configured_picture_is_used(tiny_checkpoint: Path, picture: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(picture).save(tmp_path / "p.png")
-    env = ImageGameEnv(model=str(tiny_checkpoint), image=str(tmp_path / "p.png"))
+    env = make(tiny_checkpoint, image=str(tmp_path / "p.png"))
     assert np.array_equal(env.reset(seed=0)[0], picture)
 
 
 def test_survival_reward_pays_one_per_step(tiny_checkpoint: Path) -> None:
-    env = ImageGameEnv(model=str(tiny_checkpoint), reward="survival")
+    env = make(tiny_checkpoint, reward="survival")
     env.reset(seed=0)
     _, reward, _, _, info = env.step(0)
     assert (reward, info["reward_source"]) == (1.0, "survival")
@@ -121,7 +126,7 @@ def test_repeated_actions_stick(tiny_checkpoint: Path) -> None:
     """With probability 1 the first no-op is played for ever: no action can change the game."""
     games = []
     for actions in ([3] * 6, [17] * 6):
-        env = ImageGameEnv(model=str(tiny_checkpoint), repeat_action_probability=1.0)
+        env = make(tiny_checkpoint, repeat_action_probability=1.0)
         env.reset(seed=0)
         games.append(play(env, actions))
     assert games[0] == games[1]
@@ -150,7 +155,7 @@ def test_clone_and_restore_reproduce_the_future(env: ImageGameEnv, tiny_checkpoi
     future = play(env, ACTIONS), env.reset()[0].tobytes(), play(env, ACTIONS)
     env.restore_state(state)
     assert (play(env, ACTIONS), env.reset()[0].tobytes(), play(env, ACTIONS)) == future
-    fresh = ImageGameEnv(model=str(tiny_checkpoint))
+    fresh = make(tiny_checkpoint)
     fresh.restore_state(state)
     assert (play(fresh, ACTIONS), fresh.reset()[0].tobytes(), play(fresh, ACTIONS)) == future
 
@@ -165,7 +170,7 @@ def test_state_without_generator_leaves_later_episodes_alone(env: ImageGameEnv) 
 
 
 def test_pickled_env_is_rebuilt_with_its_arguments(tiny_checkpoint: Path) -> None:
-    env = ImageGameEnv(model=str(tiny_checkpoint), action_set="procgen", temperature=0.0)
+    env = make(tiny_checkpoint, action_set="procgen", temperature=0.0)
     data = pickle.dumps(env)
     assert len(data) < 5000  # arguments, not weights
     again = pickle.loads(data)
@@ -252,6 +257,7 @@ def test_bad_reset_options_are_refused_and_the_game_goes_on(
         ({"engine": "warp"}, "engine: expected"),
         ({"action_set": "nes"}, "action_set: expected"),
         ({"repeat_action_probability": 2}, "repeat_action_probability: expected"),
+        ({"repeat_action_probability": "often"}, "repeat_action_probability: expected 0..1, got 'often'"),
         ({"temperature": -1}, "temperature: expected"),
         ({"kv_bits": 8}, "kv_bits: expected 4 or 16, got 8"),
         ({"device": "cuda:0"}, "device"),
@@ -272,12 +278,29 @@ def test_state_of_another_model_is_refused(env: ImageGameEnv) -> None:
         env.restore_state({**state, "world": {**state["world"], "fingerprint": "0" * 16}})
     with pytest.raises(TypeError, match="expected what clone_state returned"):
         env.restore_state({"nonsense": 1})
+    play(env, [3])
+    later = env.clone_state()
+    elsewhere = env.step(3)[0]
+    for change in ({"step": "a"}, {"step": -1}, {"rng": {"a": 1}}, {"rng": 3}, {"world": "x"}, {"world": {}}):
+        with pytest.raises((TypeError, ValueError)):
+            env.restore_state({**state, **change})
+    env.restore_state(later)
+    assert np.array_equal(env.step(3)[0], elsewhere)
+    env.restore_state(state)
     assert play(env, [1, 2]) == expected
 
 
 def test_packaged_model_is_what_a_bare_make_plays() -> None:
+    """Its games move and heed the keys. (One picture: in some games nothing stirs without cause.)"""
     env = gym.make("ImageGame-v0", render_mode="rgb_array")
-    check_env(env.unwrapped, skip_render_check=True)
-    frame, _ = env.reset(seed=0)
-    moved = [not np.array_equal(frame, env.step(3)[0]) for _ in range(12)]
-    assert any(moved)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env.unwrapped, skip_render_check=True)
+    last = []
+    for action in (3, 4):
+        frame, _ = env.reset(seed=0, options={"image": "bigfish"})
+        for _ in range(12):
+            after = env.step(action)[0]
+        assert not np.array_equal(frame, after)
+        last.append(after)
+    assert not np.array_equal(*last)

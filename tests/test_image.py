@@ -59,6 +59,23 @@ def test_exif_turn_is_applied(tmp_path: Path) -> None:
     assert (frame[34:] == BLACK).all()
 
 
+def test_exif_turn_of_a_pil_image_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    halves(64, 64).save(buffer, "PNG", exif=exif)
+    with Image.open(buffer) as picture:
+        assert np.array_equal(load_image(picture, 64), load_image(buffer.getvalue(), 64))
+
+
+def test_long_picture_is_letterboxed_without_a_huge_frame() -> None:
+    """A square around it would hold 3.6 gigapixels."""
+    box = load_image(halves(60_000, 700), 64, "letterbox")
+    assert (box[31, :32] == RED).all()
+    assert (box[31, 32:] == BLACK).all()
+    assert box.any(axis=(1, 2)).sum() == 1
+
+
 def test_transparency_lies_over_black() -> None:
     image = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
     image.paste((255, 0, 0, 255), (0, 0, 32, 64))
@@ -79,6 +96,16 @@ def test_sixteen_bits_keep_their_range() -> None:
     frame = load_image(Image.fromarray(values), 64)
     assert frame[0, 0, 0] == 0
     assert frame[-1, -1, 0] == 255
+    assert abs(int(frame[32, 0, 0]) - 128) <= 1
+    # A dark one stays dark.
+    assert load_image(Image.fromarray(np.full((64, 64), 200, np.uint16)), 64).max() == 1
+
+
+@pytest.mark.parametrize(("top", "mode"), [(1.0, "F"), (255.0, "F"), (65535.0, "F"), (255, "I"), (65535, "I")])
+def test_pictures_without_a_range_use_the_smallest_that_holds_them(top: float, mode: str) -> None:
+    values = np.linspace(0, top, 64 * 64).reshape(64, 64).astype(np.float32 if mode == "F" else np.int32)
+    frame = load_image(Image.fromarray(values), 64)
+    assert (frame.min(), frame.max()) == (0, 255)
     assert abs(int(frame[32, 0, 0]) - 128) <= 1
 
 
@@ -152,13 +179,46 @@ def test_truncated_file_is_refused(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)).save(buffer, "JPEG")
     with pytest.raises(ValueError, match="expected a whole image file, got a broken one"):
         load_image(buffer.getvalue()[: len(buffer.getvalue()) // 2], 64)
+    with (
+        Image.open(io.BytesIO(buffer.getvalue()[: len(buffer.getvalue()) // 2])) as picture,
+        pytest.raises(ValueError, match="image: expected a whole image file, got a broken one"),
+    ):
+        load_image(picture, 64)
+
+
+@pytest.mark.parametrize(
+    "kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "ICO", "TGA", "DDS", "SGI", "SPIDER"]
+)
+def test_damaged_files_are_read_or_refused(kind: str) -> None:
+    """Whatever a decoder trips over, the user sees a ValueError that says what was expected."""
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    source = Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8))
+    options = {"exif": exif} if kind in ("PNG", "JPEG", "TIFF") else {}
+    source.convert("F" if kind == "SPIDER" else "RGB").save(buffer, kind, **options)
+    refused = 0
+    for _ in range(60):
+        data = np.frombuffer(buffer.getvalue(), np.uint8).copy()
+        data[rng.integers(min(len(data), 300), size=4)] = rng.integers(0, 256, 4)
+        try:
+            assert load_image(data[: rng.integers(8, len(data) + 1)].tobytes(), 64).shape == (64, 64, 3)
+        except ValueError as error:
+            assert "image bytes: expected" in str(error)  # noqa: PT017  (either outcome is right)
+            refused += 1
+    assert refused > 10
 
 
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.png: expected an image file"):
         load_image(tmp_path / "nowhere.png", 64)
+    with pytest.raises(FileNotFoundError, match="expected an image file"):
+        load_image("x" * 5000, 64)
     with pytest.raises(ValueError, match="got a folder"):
         load_image(tmp_path, 64)
+    with pytest.raises(ValueError, match="no regular file"):
+        load_image("/dev/zero", 64)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +238,11 @@ def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
 def test_bad_sources_are_refused(source: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         load_image(source, 64)  # type: ignore[arg-type]
+
+
+def test_empty_frame_is_refused() -> None:
+    with pytest.raises(ValueError, match="size: expected at least 1 pixel, got 0"):
+        load_image(np.zeros((8, 8, 3), np.uint8), 0)
 
 
 def test_unknown_fit_is_refused() -> None:

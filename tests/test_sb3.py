@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,15 @@ from gamegen_env.vector_env import ImageGameVectorEnv
 
 
 def games(checkpoint: Path, n: int = 2, **options: object) -> ImageGameVecEnv:
-    return ImageGameVecEnv(n, model=str(checkpoint), max_episode_steps=5, **options)
+    """At temperature 1, where the random model's games differ."""
+    return ImageGameVecEnv(n, model=str(checkpoint), max_episode_steps=5, temperature=1.0, **options)
 
 
 def test_adapter_plays_what_the_vector_environment_plays(tiny_checkpoint: Path) -> None:
     ours = games(tiny_checkpoint)
-    native = ImageGameVectorEnv(2, model=str(tiny_checkpoint), max_episode_steps=5, autoreset_mode="SameStep")
+    native = ImageGameVectorEnv(
+        2, model=str(tiny_checkpoint), max_episode_steps=5, temperature=1.0, autoreset_mode="SameStep"
+    )
     ours.seed(3)
     assert np.array_equal(ours.reset(), native.reset(seed=3)[0])
     ends = 0
@@ -74,8 +79,20 @@ def test_methods_and_attributes_reach_the_rows(tiny_checkpoint: Path) -> None:
     assert np.array_equal(env.step(np.array([0, 4]))[0][1], first)
     assert env.get_attr("num_envs", [0]) == [2]
     assert env.env_is_wrapped(VecMonitor) == [False, False]  # type: ignore[arg-type]
+    assert env.metadata["render_fps"] == 15  # VecVideoRecorder asks for it
     assert all(image.shape == (64, 64, 3) for image in env.get_images() if image is not None)
-    with pytest.raises(AttributeError, match="set_attr"):
-        env.set_attr("x", 1)
+    env.env_method("restore_state", state=states[0])
+    same = env.step(np.array([4, 4]))[0]
+    assert np.array_equal(same[0], same[1])
+    env.set_attr("label", "mine")
+    assert env.get_attr("label") == ["mine", "mine"]
+    with pytest.raises(ValueError, match=r"indices: expected all 2 rows.*got \[1\]"):
+        env.set_attr("label", "other", indices=1)
     with pytest.raises(ValueError, match="SameStep"):
         ImageGameVecEnv(2, autoreset_mode="NextStep")
+
+
+def test_missing_extra_names_its_install_line() -> None:
+    code = "import sys; sys.modules['stable_baselines3'] = None; import gamegen_env.sb3"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ImportError: gamegen_env.sb3 needs stable-baselines3: pip install 'gamegen-env[agents]'" in done.stderr

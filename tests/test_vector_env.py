@@ -20,7 +20,8 @@ MODES = list(AutoresetMode)
 
 
 def native(checkpoint: Path, **options: Any) -> ImageGameVectorEnv:
-    return ImageGameVectorEnv(N, model=str(checkpoint), **options)
+    """At temperature 1, where the random model's games differ."""
+    return ImageGameVectorEnv(N, model=str(checkpoint), **{"temperature": 1.0, **options})
 
 
 def actions(count: int) -> np.ndarray:
@@ -37,14 +38,19 @@ def assert_infos_equal(a: dict, b: dict) -> None:
                 assert np.array_equal(x, y), key
 
 
+@pytest.mark.parametrize("sticky", [0.0, 0.4])
 @pytest.mark.parametrize("mode", MODES)
-def test_rows_equal_single_environments(tiny_checkpoint: Path, mode: AutoresetMode) -> None:
+def test_rows_equal_single_environments(tiny_checkpoint: Path, mode: AutoresetMode, sticky: float) -> None:
     """Long enough that every row meets the time limit, and rows end at different steps through the model."""
-    ours = native(tiny_checkpoint, autoreset_mode=mode, max_episode_steps=9)
+    options = {
+        "model": str(tiny_checkpoint),
+        "max_episode_steps": 9,
+        "temperature": 1.0,
+        "repeat_action_probability": sticky,
+    }
+    ours = ImageGameVectorEnv(N, autoreset_mode=mode, **options)
     theirs = SyncVectorEnv(
-        [lambda: gym.make("ImageGame-v0", model=str(tiny_checkpoint), max_episode_steps=9, disable_env_checker=True)]
-        * N,
-        autoreset_mode=mode,
+        [lambda: gym.make("ImageGame-v0", disable_env_checker=True, **options)] * N, autoreset_mode=mode
     )
     for env in (ours, theirs):
         assert env.metadata["autoreset_mode"] == mode
@@ -133,6 +139,59 @@ def test_one_state_branches_into_all_rows(tiny_checkpoint: Path) -> None:
     assert np.array_equal(same[0], same[2])
 
 
+def test_state_at_the_end_of_an_episode_reproduces_its_autoreset(tiny_checkpoint: Path) -> None:
+    """A snapshot taken between an end and its reset must not turn into a game that plays on."""
+    env, other = (native(tiny_checkpoint, max_episode_steps=2) for _ in range(2))
+    env.reset(seed=1)
+    for _ in range(2):
+        truncated = env.step(np.zeros(N, int))[3]
+    assert truncated.any()
+    states = env.clone_state()
+    future = [env.step(a)[:4] for a in actions(4)]
+    other.restore_state(states)
+    for a, expected in zip(actions(4), future, strict=True):
+        assert all(np.array_equal(x, y) for x, y in zip(other.step(a)[:4], expected, strict=True))
+    strict = native(tiny_checkpoint, autoreset_mode="Disabled")
+    strict.restore_state(states)
+    with pytest.raises(gym.error.ResetNeeded, match="expected a reset after their end"):
+        strict.step(np.zeros(N, int))
+
+
+def test_refused_seed_changes_no_row(tiny_checkpoint: Path) -> None:
+    env, alone = native(tiny_checkpoint), native(tiny_checkpoint)
+    for e in (env, alone):
+        e.reset(seed=1)
+    with pytest.raises(gym.error.Error, match="greater or equal to zero"):
+        env.reset(seed=[5, 6, -1])
+    assert np.array_equal(env.step(np.full(N, 3))[0], alone.step(np.full(N, 3))[0])
+    assert np.array_equal(env.reset()[0], alone.reset()[0])
+
+
+def test_refused_state_changes_no_row(tiny_checkpoint: Path) -> None:
+    env, alone = native(tiny_checkpoint), native(tiny_checkpoint)
+    for e in (env, alone):
+        e.reset(seed=1)
+    other = native(tiny_checkpoint)
+    other.reset(seed=9)
+    good, foreign, _ = other.clone_state()
+    foreign["world"]["fingerprint"] = "0" * 16
+    with pytest.raises(ValueError, match="state: expected fingerprint"):
+        env.restore_state([good, foreign, good])
+    assert np.array_equal(env.step(np.full(N, 3))[0], alone.step(np.full(N, 3))[0])
+
+
+def test_pickled_environment_is_rebuilt_with_its_arguments(tiny_checkpoint: Path) -> None:
+    env = native(tiny_checkpoint, autoreset_mode="SameStep", max_episode_steps=4, reward="survival")
+    data = pickle.dumps(env)
+    assert len(data) < 5000  # arguments, not weights
+    again = pickle.loads(data)
+    assert again.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+    env.reset(seed=1), again.reset(seed=1)
+    for action in actions(6):
+        for x, y in zip(env.step(action)[:4], again.step(action)[:4], strict=True):
+            assert np.array_equal(x, y)
+
+
 def test_episode_statistics_wrapper_works(tiny_checkpoint: Path) -> None:
     env = RecordEpisodeStatistics(
         native(tiny_checkpoint, max_episode_steps=4, reward="survival", autoreset_mode="SameStep")
@@ -160,9 +219,9 @@ def test_misuse_is_refused(tiny_checkpoint: Path) -> None:
     with pytest.raises(gym.error.ResetNeeded):
         env.step(np.zeros(N, int))
     env.reset(seed=0)
-    for bad in (np.zeros(N + 1, int), np.full(N, 18), np.zeros(N), np.full(N, -1)):
+    for bad in (np.zeros(N + 1, int), np.full(N, 18), np.zeros(N), np.full(N, -1), [[1], [2, 3], 0]):
         with pytest.raises(gym.error.InvalidAction, match="expected"):
-            env.step(bad)
+            env.step(bad)  # type: ignore[arg-type]
     env.step(np.zeros(N, int))
     with pytest.raises(gym.error.ResetNeeded, match=r"rows \[0, 1, 2\]"):
         env.step(np.zeros(N, int))
@@ -176,6 +235,13 @@ def test_misuse_is_refused(tiny_checkpoint: Path) -> None:
             env.reset(options={"reset_mask": mask})
     with pytest.raises(ValueError, match="seed: expected 3 seeds, got 2"):
         env.reset(seed=[1, 2])
+    with pytest.raises(TypeError, match=r"seed: expected an integer.*got 1\.5"):
+        env.reset(seed=1.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="options: expected a dict, got list"):
+        env.reset(options=[1])  # type: ignore[arg-type]
+    for rows in ([3], [-1], [0, 0]):
+        with pytest.raises(ValueError, match=r"rows: expected distinct numbers in 0\.\.2"):
+            env.clone_state(rows)
     with pytest.raises(ValueError, match="expected 3 pictures, got 1"):
         env.reset(options={"image": [np.zeros((8, 8, 3), np.uint8)]})
     with pytest.raises(ValueError, match="states: expected 3, got 0"):
@@ -190,6 +256,7 @@ def test_misuse_is_refused(tiny_checkpoint: Path) -> None:
     [
         ({"autoreset_mode": "Sometimes"}, "autoreset_mode: expected one of"),
         ({"max_episode_steps": 0}, "max_episode_steps: expected"),
+        ({"max_episode_steps": 2.5}, "max_episode_steps: expected an integer"),
         ({"render_mode": "human"}, "render_mode: expected"),
         ({"num_envs": 0}, "num_slots: expected an integer >= 1, got 0"),
     ],

@@ -13,7 +13,7 @@ from gamegen_env.world import World
 
 @pytest.fixture
 def world(tiny_checkpoint: Path) -> World:
-    return World(str(tiny_checkpoint), 3)
+    return World(str(tiny_checkpoint), 3, temperature=1.0)  # where the random model does something
 
 
 def test_reset_shows_the_picture_untouched(world: World, picture: np.ndarray) -> None:
@@ -59,7 +59,7 @@ def test_snapshot_moves_between_worlds_and_slots(tiny_checkpoint: Path, world: W
         world.step([1], [action])
     state = pickle.loads(pickle.dumps(world.save(1)))
     future = [world.step([1], [a]).frames.tobytes() for a in range(10)]
-    other = World(str(tiny_checkpoint), 2)
+    other = World(str(tiny_checkpoint), 2, temperature=1.0)
     other.load(0, state)
     assert [other.step([0], [a]).frames.tobytes() for a in range(10)] == future
 
