@@ -13,7 +13,19 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gamegen_env"
 
 BELOW_ENGINE = {"actions", "config", "stream", "transformer", "sampling", "kv4", "engine"}
-MODELS = {"actions", "config", "files", "checkpoint", "tokenizer", "transformer", "kv4", "stream", "canvas", "codec"}
+MODELS = {
+    "actions",
+    "config",
+    "files",
+    "checkpoint",
+    "tokenizer",
+    "transformer",
+    "kv4",
+    "stream",
+    "canvas",
+    "closed_loop",
+    "codec",
+}
 RULES = {
     "actions": set(),
     "config": {"actions"},

@@ -11,6 +11,7 @@ from PIL import Image
 
 from gamegen_env import evaluate
 from gamegen_env.checkpoint import load_checkpoint, tokenizer_fingerprint
+from gamegen_env.closed_loop import RULES_VERSION
 from gamegen_env.games.shards import Shard, write_shard
 from gamegen_env.world import World
 
@@ -115,5 +116,5 @@ def test_streams_of_another_tokenizer_are_not_reused(recording: Path, tiny_check
     evaluate.load_streams(recording, "heldout", checkpoint.config, checkpoint.tokenizer, 0.0)
     name = tokenizer_fingerprint(checkpoint.tokenizer)
     assert [p.parent.parent.name for p in (recording / "streams").rglob("*.safetensors")] == [
-        f"{name}-tolerance150-errors0"
+        f"{name}-rules{RULES_VERSION}-tolerance150-errors0"
     ]

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gamegen_env.checkpoint import tokenizer_fingerprint
+from gamegen_env.closed_loop import RULES_VERSION
 from gamegen_env.codec import Stream, encode_clips
 from gamegen_env.config import ModelConfig
 from gamegen_env.games.shards import iter_clips, read_shard
@@ -52,14 +53,14 @@ def load_streams(
 ) -> list[Stream]:
     """Return the recorded games of a split as streams, coding those that are not coded yet.
 
-    Streams are kept under `data/streams/`, by tokenizer, tolerance and error rate; a kill
+    Streams are kept under `data/streams/`, by tokenizer, rules of the encoder, tolerance and error rate; a kill
     loses at most the game in work.
 
     Args:   games: folder names such as "procgen-maze"; default all.
     Raises: FileNotFoundError if nothing is recorded, ValueError on an unknown game.
     """
     fingerprint = tokenizer_fingerprint(tokenizer)
-    kind = f"{fingerprint}-tolerance{config.stream.tolerance:g}-errors{error_rate:g}"
+    kind = f"{fingerprint}-rules{RULES_VERSION}-tolerance{config.stream.tolerance:g}-errors{error_rate:g}"
     folders = {folder.name: folder for folder in game_folders(data, split)}
     unknown = sorted(set(games or ()) - set(folders))
     if unknown:
