@@ -45,8 +45,10 @@ def packaged_models() -> tuple[str, ...]:
 def find(model: str | Path) -> Path:
     """Return the folder of a model given by name or path.
 
-    Raises: FileNotFoundError if neither a packaged model nor a checkpoint folder is meant.
+    Raises: FileNotFoundError if neither a packaged model nor a checkpoint folder is meant; TypeError.
     """
+    if not isinstance(model, str | Path):
+        raise TypeError(f"model: expected a name or a path, got {type(model).__name__}")
     folder = Path(model)
     if str(model) in packaged_models():
         folder = Path(str(WEIGHTS)) / str(model)

@@ -140,5 +140,6 @@ class World:
             raise
 
     def close(self) -> None:
-        """Give the slots' memory back. The world cannot be used afterwards."""
-        del self.engine, self.canvas
+        """Give the slots' memory back; a second call does nothing. The world cannot be used afterwards."""
+        self.__dict__.pop("engine", None)
+        self.__dict__.pop("canvas", None)

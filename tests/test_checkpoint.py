@@ -113,6 +113,8 @@ def test_pickles_and_broken_files_are_refused(folder: Path) -> None:
 def test_missing_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected one of .*'pocket'.* or a folder"):
         find("no-such-model")
+    with pytest.raises(TypeError, match="model: expected a name or a path, got NoneType"):
+        find(None)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors is missing|config\.json is missing"):
         load_checkpoint(tmp_path)
 

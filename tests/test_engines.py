@@ -235,6 +235,7 @@ def test_make_engine_refuses_unknown_names_and_options(small_map_config: ModelCo
         ("warp", {}, "engine: expected one of"),
         ("torch", {"device": "cuda:0"}, "runs on 'cpu' only, got 'cuda:0'"),
         ("torch", {"temperature": -1}, "temperature: expected"),
+        ("torch", {"temperature": "hot"}, "temperature: expected a finite number >= 0, got 'hot'"),
         ("torch", {"kv_bits": 3}, "kv_bits: expected 4 or 16, got 3"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -45,7 +45,7 @@ class StillGame(GameSource):
         return np.zeros((self.num_envs, 64, 64, 3), np.uint8)
 
     def step(self, action_tokens: np.ndarray) -> Step:
-        raise NotImplementedError
+        raise AssertionError("a policy chooses tokens, it never steps the game")
 
     def close(self) -> None:
         pass

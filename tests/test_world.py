@@ -89,3 +89,9 @@ def test_counts_that_disagree_are_refused(world: World, picture: np.ndarray) -> 
         world.reset([0, 1], [picture], [1, 2])
     with pytest.raises(ValueError, match="frames: expected uint8"):
         world.reset([0], [picture[:32]], [1])
+
+
+def test_closing_twice_is_harmless(tiny_checkpoint: Path) -> None:
+    world = World(str(tiny_checkpoint), 1)
+    world.close()
+    world.close()

@@ -58,7 +58,7 @@ class Engine(ABC):
         """
         if not isinstance(num_slots, int) or num_slots < 1:
             raise ValueError(f"num_slots: expected an integer >= 1, got {num_slots!r}")
-        if not 0 <= temperature < float("inf"):
+        if not isinstance(temperature, int | float) or not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature: expected a finite number >= 0, got {temperature!r}")
         if kv_bits not in (4, 16):
             raise ValueError(f"kv_bits: expected 4 or 16, got {kv_bits!r}")
