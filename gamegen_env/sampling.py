@@ -38,22 +38,23 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ (x >> 16)
 
 
-def noise_key(seeds: Tensor, steps: Tensor, positions: Tensor, purpose: int) -> Tensor:
-    """Return one 32-bit key per row, as int64.
+def noise_keys(seeds: Tensor, steps: Tensor, positions: Tensor) -> Tensor:
+    """Return one 32-bit key per row and purpose, as int64.
 
-    Args: seeds: (R,) int64 in [0, 2**63); steps: (R,) int64 game steps since reset;
-          positions: (R,) int64 tokens since the step began; purpose: EVENT, CODE, REWARD or DONE.
+    Args:    seeds: (R,) int64 in [0, 2**63); steps: (R,) int64 game steps since reset;
+             positions: (R,) int64 tokens since the step began.
+    Returns: (4, R), by EVENT, CODE, REWARD, DONE.
     """
     key = _mix(seeds & _MASK)
-    for part in (seeds >> 32, steps & _MASK, steps >> 32, positions, torch.full_like(seeds, purpose)):
+    for part in (seeds >> 32, steps & _MASK, steps >> 32, positions, torch.arange(4, device=seeds.device)[:, None]):
         key = _mix((key + 0x9E3779B9 + part) & _MASK)
     return key
 
 
-def gumbel(keys: Tensor, classes: int) -> Tensor:
-    """Return noise (R, classes) float32 for keys (R,)."""
-    counter = (torch.arange(classes, device=keys.device) * 0x9E3779B9) & _MASK
-    bits = _mix((keys[:, None] + counter) & _MASK) >> 16
+def gumbel(keys: Tensor, classes: Tensor) -> Tensor:
+    """Return the noise of classes under keys from `noise_keys`, both int64 of shapes that broadcast: float32."""
+    counter = (classes * 0x9E3779B9) & _MASK
+    bits = _mix((keys + counter) & _MASK) >> 16
     return gumbel_table().to(keys.device)[bits]
 
 
@@ -61,9 +62,16 @@ def sample(logits: Tensor, keys: Tensor, temperature: float) -> Tensor:
     """Draw one class per row.
 
     Args:    logits: (R, classes) float32, -inf where forbidden (at least one finite);
-             keys: (R,) from `noise_key`; temperature: 0 takes the best class.
+             keys: (R,) from `noise_keys`; temperature: 0 takes the best class.
     Returns: (R,) int64.
     """
     if temperature == 0:
         return logits.argmax(1)
-    return (logits / temperature + gumbel(keys, logits.shape[1])).argmax(1)
+    scaled = logits / temperature
+    # Of thousands of classes a few can win: those not further below the best than the noise spans.
+    table = gumbel_table()
+    span = float(table[-1] - table[0]) + 1
+    row, candidate = (scaled > scaled.amax(1, keepdim=True) - span).nonzero(as_tuple=True)
+    score = torch.full_like(scaled, -torch.inf)
+    score[row, candidate] = scaled[row, candidate] + gumbel(keys[row], candidate)
+    return score.argmax(1)

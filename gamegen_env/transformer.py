@@ -2,7 +2,7 @@
 
 It sees rows of integers (`stream.py` says what they mean) and never pixels. Everything
 an engine must reproduce is in this file: what a token's input is (`token_features`),
-where it lies for the rotary embedding (`rotary_angles`), the blocks, and the heads:
+where it lies for the rotary embedding (`rotary_embedding`), the blocks, and the heads:
 
     event   after ACT, SCROLL, UPD: which cell next, a scroll, or END
     code    given the chosen cell and its present code: the new code
@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -59,9 +60,10 @@ class FeatureTable:
             "reward": N_REWARD_CLASSES, "done": 2,
         }  # fmt: skip
 
-    def start(self, name: str) -> int:
-        names = list(self.sizes)
-        return sum(self.sizes[n] for n in names[: names.index(name)])
+    @cached_property
+    def starts(self) -> dict[str, int]:
+        sizes = list(self.sizes.values())
+        return {name: sum(sizes[:i]) for i, name in enumerate(self.sizes)}
 
     @property
     def size(self) -> int:
@@ -80,7 +82,7 @@ def token_features(rows: Tensor, table: FeatureTable) -> tuple[Tensor, Tensor]:
              -1 for tokens that carry none.
     """
     kind, a, b, ox, oy, _ = rows.long().unbind(-1)
-    m, c, at = table.map_cells, table.cell_size, table.start
+    m, c, at = table.map_cells, table.cell_size, table.starts.__getitem__
     is_cell = (kind == KEY) | (kind == UPD)
     is_act, is_scroll = kind == ACT, kind == SCROLL
     row, col = a // m, a % m
@@ -106,7 +108,7 @@ def token_features(rows: Tensor, table: FeatureTable) -> tuple[Tensor, Tensor]:
 
 def cell_features(cells: Tensor, origins: Tensor, table: FeatureTable) -> Tensor:
     """Small-table rows that describe a cell to the code head: (..., 4) int64 for cells (...), origins (..., 2)."""
-    m, c, at = table.map_cells, table.cell_size, table.start
+    m, c, at = table.map_cells, table.cell_size, table.starts.__getitem__
     row, col = cells // m, cells % m
     return torch.stack(
         [
@@ -119,13 +121,13 @@ def cell_features(cells: Tensor, origins: Tensor, table: FeatureTable) -> Tensor
     )
 
 
-def rotary_angles(rows: Tensor, positions: Tensor, config: ModelConfig) -> Tensor:
-    """Return the rotary angle of every pair of head dimensions.
+def rotary_embedding(rows: Tensor, positions: Tensor, config: ModelConfig) -> Tensor:
+    """Return cosine and sine of the rotary angle of every pair of head dimensions.
 
-    Computed in float64: positions and times grow without bound in a game that goes on.
+    Angles are computed in float64: positions and times grow without bound in a game that goes on.
 
     Args:    rows: (..., 6) integer; positions: (...) integer, index in the stream.
-    Returns: (..., head_dim / 2) float32 in [0, 2 pi).
+    Returns: (..., 2, head_dim / 2) float32.
     """
     n = config.transformer.head_dim // 8
     m = config.stream.map_cells
@@ -145,12 +147,13 @@ def rotary_angles(rows: Tensor, positions: Tensor, config: ModelConfig) -> Tenso
         ],
         dim=-1,
     )
-    return (angles % (2 * math.pi)).float()
+    angles = (angles % (2 * math.pi)).float()
+    return torch.stack([angles.cos(), angles.sin()], dim=-2)
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Apply the rotary embedding: x (..., head_dim), angles (..., head_dim / 2), halves paired."""
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+def rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """Apply the rotary embedding: x (..., head_dim), rotary (..., 2, head_dim / 2), halves paired."""
+    cos, sin = rotary.to(x.dtype).unbind(-2)
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
@@ -199,20 +202,21 @@ class Block(nn.Module):
         self.gate_up = nn.Linear(t.d_model, 2 * t.d_ff, bias=False)
         self.down = nn.Linear(t.d_ff, t.d_model, bias=False)
 
-    def project(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries (..., nh, hd), keys (..., nkv, hd), both normed and rotated, and values (..., nkv, hd)."""
         heads = self.qkv(self.attention_norm(x)).unflatten(-1, (-1, self.head_dim))
         q, k, v = heads.split([self.n_heads, self.n_kv_heads, self.n_kv_heads], dim=-2)
-        angles = angles[..., None, :]
         # The norms in full precision also under autocast.
-        return rotate(self.q_norm(q.float()), angles), rotate(self.k_norm(k.float()), angles), v
+        normed = torch.cat([self.q_norm(q.float()), self.k_norm(k.float())], dim=-2)
+        q, k = rotate(normed, rotary[..., None, :, :]).split([self.n_heads, self.n_kv_heads], dim=-2)
+        return q, k, v
 
     def feed_forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(self.ff_norm(x)).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
 
-    def forward(self, x: Tensor, angles: Tensor, window: int, kv_noise: KVTransform | None) -> Tensor:
-        q, k, v = self.project(x, angles)
+    def forward(self, x: Tensor, rotary: Tensor, window: int, kv_noise: KVTransform | None) -> Tensor:
+        q, k, v = self.project(x, rotary)
         if kv_noise is not None:
             k, v = kv_noise(k), kv_noise(v)
         x = x + self.out(attend(q, k, v, window).flatten(2))
@@ -286,10 +290,10 @@ class Transformer(nn.Module):
         window = self.config.transformer.window
         size = rows.shape[1]
         positions = torch.arange(size, device=rows.device)
-        angles = rotary_angles(rows, positions.expand(rows.shape[:2]), self.config)
+        rotary = rotary_embedding(rows, positions.expand(rows.shape[:2]), self.config)
         x = self.embed(rows)
         for block in self.layers():
-            x = block(x, angles, window, kv_noise)
+            x = block(x, rotary, window, kv_noise)
         return self.norm(x)
 
     def event_logits(self, hidden: Tensor) -> Tensor:

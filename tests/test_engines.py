@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from gamegen_env.checkpoint import load_checkpoint
 from gamegen_env.config import KEY, ModelConfig
 from gamegen_env.engine import Engine, StepBatch, make_engine
-from gamegen_env.engine.cached import ROWS, CachedEngine
+from gamegen_env.engine.cached import FEW_SLOTS, ROWS, CachedEngine, tiles
 from gamegen_env.engine.reference import ReferenceEngine
 from gamegen_env.stream import Step
 from gamegen_env.transformer import Transformer
@@ -133,7 +134,7 @@ def test_slot_does_not_depend_on_the_batch(
     for seed in (0, 3, 20):
         alone.reset(0, tile_map, seed)
         expected[seed] = play(alone, 0, ACTIONS[:25]), alone.save(0)
-    for size in (ROWS - 1, ROWS, ROWS + 1, 3 * ROWS + 2):
+    for size in (5, ROWS, 2 * ROWS + 2):
         many = build("torch", small_map_config, model, size)
         seeds = [0, 3, 20] + [100 + i for i in range(size - 3)]
         order = np.random.default_rng(size).permutation(size)
@@ -152,6 +153,19 @@ def test_slot_does_not_depend_on_the_batch(
                 assert np.array_equal(array, state[key]), (size, slot, key)
 
 
+def test_tiles_are_sizes_that_give_every_row_the_same_bits() -> None:
+    """The packaged model's shapes, random rows in random order."""
+    transformer = load_checkpoint("pocket").transformer
+    sizes = tiles(transformer)
+    assert sizes[-1] == ROWS
+    rows = torch.randn(ROWS, transformer.config.transformer.d_model)
+    with torch.inference_mode():
+        whole = transformer.event_logits(rows)
+        for size in sizes:
+            order = torch.randperm(ROWS)[:size]
+            assert torch.equal(transformer.event_logits(rows[order]), whole[order])
+
+
 def test_slot_does_not_depend_on_threads(
     small_map_config: ModelConfig, model: Transformer, tile_map: np.ndarray
 ) -> None:
@@ -160,9 +174,12 @@ def test_slot_does_not_depend_on_threads(
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            engine = build("torch", small_map_config, model)
-            engine.reset(0, tile_map, seed=2)
-            games.append((play(engine, 0, ACTIONS), engine.save(0)))
+            engine = build("torch", small_map_config, model, FEW_SLOTS)
+            for slot in range(FEW_SLOTS):
+                engine.reset(slot, tile_map, seed=slot)
+            batches = [engine.step(range(FEW_SLOTS), [a] * FEW_SLOTS) for a in ACTIONS[:30]]
+            games.append(([spell(batch, 2) for batch in batches], engine.save(2)))
+            assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
     assert games[0][0] == games[1][0]

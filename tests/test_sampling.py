@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import torch
 
-from gamegen_env.sampling import CODE, EVENT, gumbel_table, noise_key, sample
+from gamegen_env.sampling import CODE, EVENT, gumbel_table, noise_keys, sample
 
 ROWS = 40_000
 
 
 def keys(seed: int = 3, position: int = 0, purpose: int = EVENT) -> torch.Tensor:
-    return noise_key(torch.full((ROWS,), seed), torch.arange(ROWS), torch.full((ROWS,), position), purpose)
+    return noise_keys(torch.full((ROWS,), seed), torch.arange(ROWS), torch.full((ROWS,), position))[purpose]
 
 
 def test_sample_follows_the_distribution() -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from gamegen_env.config import ACT, END, KEY, SCROLL, UPD, ModelConfig
 from gamegen_env.stream import Grammar, Step
-from gamegen_env.transformer import FeatureTable, Transformer, attend, rotary_angles, rotate, token_features
+from gamegen_env.transformer import FeatureTable, Transformer, attend, rotary_embedding, rotate, token_features
 from tests.conftest import random_model
 
 
@@ -95,8 +95,8 @@ def test_rotary_score_depends_on_offsets_alone_and_wraps_on_the_torus(small_map_
         rows = torch.tensor(
             [[UPD, (r % m) * m + c % m, 0, 0, 0, t] for (r, c), t in ((cell_q, time + 3), (cell_k, time))]
         )
-        angles = rotary_angles(rows, torch.tensor([shift + 9, shift]), small_map_config)
-        return float(rotate(q, angles[0]) @ rotate(k, angles[1]))
+        rotary = rotary_embedding(rows, torch.tensor([shift + 9, shift]), small_map_config)
+        return float(rotate(q, rotary[0]) @ rotate(k, rotary[1]))
 
     base = score((1, 2), (0, 1), 0, 0)
     for moved in (

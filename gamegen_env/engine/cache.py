@@ -41,8 +41,11 @@ class Ring:
         if self.kv_bits == 4:
             nibbles, scale_minimum = (array[slot][..., at, :] for array in self.arrays.values())
             half = nibbles.shape[-1]
-            values[..., at, :half] = (nibbles & 15).float()
-            values[..., at, half:] = (nibbles >> 4).float()
+            # Assigned to a slice, integers turn into floats on the way; scattered, they must be floats before.
+            low, high = nibbles & 15, nibbles >> 4
+            if isinstance(at, Tensor):
+                low, high = low.float(), high.float()
+            values[..., at, :half], values[..., at, half:] = low, high
             scale[..., at], minimum[..., at] = scale_minimum.float().unbind(-1)
         else:
             values[..., at, :] = self.arrays["kv_half"][slot][..., at, :].float()
@@ -81,19 +84,23 @@ class Window:
         return tuple(x[:, layer, rows] for x in (self.values, self.scale, self.minimum))
 
 
-def attend(q: Tensor, seen: Seen, unseen: Tensor) -> Tensor:
+def attend(q: Tensor, seen: Seen, unseen: Tensor | None) -> Tensor:
     """Attention over quantised keys and values.
 
     Args:    q: (B, nkv, n, hd) rotated; seen: values (2, B, nkv, W, hd), scale and minimum
-             (2, B, nkv, W); unseen: bool, broadcasts to (B, nkv, n, W).
+             (2, B, nkv, W); unseen: bool, broadcasts to (B, nkv, n, W), None if all is seen.
     Returns: (B, nkv, n, hd), rotated.
     """
     values, scale, minimum = seen
-    dots = (values[0] @ q.transpose(2, 3)).transpose(2, 3)
-    logits = dots * scale[0, :, :, None] + q.sum(-1, keepdim=True) * minimum[0, :, :, None]
-    weights = (logits * q.shape[-1] ** -0.5).masked_fill(unseen, -torch.inf).softmax(-1)
-    offset = (weights * minimum[1, :, :, None]).sum(-1, keepdim=True)
-    return (weights * scale[1, :, :, None]) @ values[1] + offset
+    q = q * q.shape[-1] ** -0.5
+    # Long times short, then turned: faster than short times long where the keys come from memory.
+    logits = (values[0] @ q.transpose(2, 3)).transpose(2, 3).contiguous()
+    logits.mul_(scale[0, :, :, None]).addcmul_(q.sum(-1, keepdim=True), minimum[0, :, :, None])
+    if unseen is not None:
+        logits.masked_fill_(unseen, -torch.inf)
+    weights = logits.softmax(-1)
+    offset = weights @ minimum[1, ..., None]
+    return weights.mul_(scale[1, :, :, None]) @ values[1] + offset
 
 
 def with_new(seen: Seen | None, new: Tensor) -> Seen:

@@ -1,34 +1,67 @@
 """The `torch` engine: cached keys and values, ragged batches of slots, PyTorch on the CPU.
 
 Persistent memory per slot is the 4-bit ring of the last `window` tokens. Steps are
-decoded in a tile of ROWS rows. A row holds one slot's window in fp32 (loaded from the
-ring when another slot was there before), decodes its step token by token, commits the
-step's keys and values to the ring, and takes the next slot that waits: a slot that has
-ended its step costs nothing.
+decoded in a tile of up to ROWS rows. A row holds one slot's window in fp32 (loaded from
+the ring when another slot was there before), decodes its step token by token, commits
+the step's keys and values to the ring, and takes the next slot that waits: a slot that
+has ended its step costs nothing.
 
-Every matrix product has the same shape whatever the number of slots, and a row's result
-does not depend on its place in the tile, so a game is the same to the bit alone or in
-a batch. Ring and window are indexed by stream position modulo `window`: writing token p
-overwrites token p - window, which is just the one that left the window.
+A row's result depends neither on its place in the tile nor on the tile's size (`tiles`
+makes sure), so a game is the same to the bit alone or in a batch. Ring and window are
+indexed by stream position modulo `window`: writing token p overwrites token p - window,
+which is just the one that left the window.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from gamegen_env.config import END, ModelConfig
 from gamegen_env.engine.base import Engine, State, StepBatch
 from gamegen_env.engine.cache import Ring, Window, attend, with_new
 from gamegen_env.engine.decide import Decoded, Decoding
 from gamegen_env.kv4 import hadamard
-from gamegen_env.transformer import Transformer, rotary_angles
+from gamegen_env.transformer import Transformer, rotary_embedding
 
-ROWS = 8
+ROWS = 24
+FEW_SLOTS = 4  # fewer games than this do not pay for waking threads
+
+
+def tiles(model: Transformer) -> list[int]:
+    """Return the tile sizes in which every matrix product gives a row the same bits, ROWS the last.
+
+    A BLAS may choose another kernel, with another order of sums, for another number of rows; that is its
+    own affair, so it is asked. (One row alone goes another way in all that we met.)
+    """
+    generator = torch.Generator().manual_seed(0)
+    sizes = list(range(4, ROWS + 1, 4))
+    for shape in sorted({tuple(p.shape) for p in model.parameters() if p.ndim == 2}):
+        weight, rows = (torch.randn(n, shape[1], generator=generator) for n in (shape[0], ROWS))
+        whole = F.linear(rows, weight)
+        sizes = [n for n in sizes if torch.equal(F.linear(rows[:n], weight), whole[:n])]
+    return sizes
+
+
+@contextmanager
+def single_thread(wanted: bool) -> Iterator[None]:
+    """Compute in one thread, if wanted. Small products are faster so: OpenMP threads spin for each other, and
+    beside another busy process they wait for it."""
+    before = torch.get_num_threads()
+    if not wanted or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class CachedEngine(Engine):
@@ -48,8 +81,11 @@ class CachedEngine(Engine):
         super().__init__(config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits)
         t = config.transformer
         self.ring = Ring(config, num_slots, kv_bits)
-        self._resident = np.full(ROWS, -1)  # whose window each row holds
-        self._window = Window(config, ROWS)
+        rows = min(ROWS, num_slots)
+        self._resident = np.full(rows, -1)  # whose window each row holds
+        self._window = Window(config, rows)
+        self._tiles = tiles(transformer)
+        self._length = np.zeros(num_slots, np.int64)  # tokens of each slot's last step
         self._place = torch.arange(t.window)
 
     def _clear(self, slot: int) -> None:
@@ -64,7 +100,7 @@ class CachedEngine(Engine):
             rows = (self._resident == wanted).nonzero()[0]
             if len(rows):
                 return int(rows[0])
-        return slot % ROWS
+        return slot % len(self._resident)
 
     def _load(self, row: int, slot: int) -> None:
         """Make `row` hold the window of `slot`."""
@@ -81,17 +117,23 @@ class CachedEngine(Engine):
 
     @torch.inference_mode()
     def _step(self, slots: Sequence[int], actions: Sequence[int]) -> StepBatch:
+        with single_thread(len(slots) < FEW_SLOTS):
+            return self._decode(slots, actions)
+
+    def _decode(self, slots: Sequence[int], actions: Sequence[int]) -> StepBatch:
         decoding = Decoding(self.grammar, ROWS)
         results: dict[int, Decoded] = {}
         # Slots whose window is still in a row go first and stay there.
         held = {int(slot): row for row, slot in enumerate(self._resident)}
         action_of = dict(zip(slots, actions, strict=True))
-        waiting = deque(slot for slot in slots if slot not in held)
+        # Of the others those with the longest last step go first, so that few are left over at the end.
+        waiting = deque(sorted((s for s in slots if s not in held), key=lambda s: -self._length[s]))
         for slot in slots:
             if slot in held:
                 self._start(decoding, held[slot], slot, action_of[slot])
-        while waiting or (decoding.slot >= 0).any():
-            for row in (decoding.slot < 0).nonzero()[0]:
+        free = decoding.slot[: len(self._resident)]
+        while waiting or (free >= 0).any():
+            for row in (free < 0).nonzero()[0]:
                 if not waiting:
                     break
                 slot = waiting.popleft()
@@ -104,6 +146,7 @@ class CachedEngine(Engine):
                 start = int(self.position[slot])
                 self._commit(int(row), slot, start, start + int(decoding.count[row]))
                 results[slot] = decoding.result(int(row))
+                self._length[slot] = decoding.count[row]
                 decoding.slot[row] = -1
             if (decoding.slot >= 0).any():
                 decoding.advance(self.transformer, hidden, self.temperature)
@@ -115,25 +158,29 @@ class CachedEngine(Engine):
         )
 
     def _forward(self, decoding: Decoding) -> Tensor:
-        """Append the last token of every busy row; return hidden states (ROWS, d_model)."""
+        """Append the last token of every busy row; return hidden states (tile, d_model) of the first rows."""
         model, t = self.transformer, self.config.transformer
-        busy = decoding.slot >= 0
-        rows = torch.from_numpy(decoding.token)
-        position = torch.from_numpy(np.where(busy, self.position[decoding.slot] + decoding.count - 1, 0))
-        angles = rotary_angles(rows, position, self.config)
+        busy = (decoding.slot >= 0).nonzero()[0]
         # Rows beyond the last busy one attend to nothing: no work for idle rows of the tile.
-        used = int(busy.nonzero()[0][-1]) + 1
-        row_index = torch.from_numpy(busy.nonzero()[0])
+        used = int(busy[-1]) + 1
+        tile = next(n for n in self._tiles if n >= used)
+        rows = torch.from_numpy(decoding.token[:tile])
+        live = decoding.slot[:tile] >= 0
+        position = torch.from_numpy(np.where(live, self.position[decoding.slot[:tile]] + decoding.count[:tile] - 1, 0))
+        rotary = rotary_embedding(rows, position, self.config)
+        row_index = torch.from_numpy(busy)
         at = position[row_index] % t.window
         empty = (self._place > position[:used, None])[:, None, None]  # (used, 1, 1, window)
+        unseen = empty if empty.any() else None
         x = model.embed(rows)
+        attended = torch.zeros(tile, t.n_heads, t.head_dim)
         for layer, block in enumerate(model.layers()):
-            q, k, v = block.project(x, angles)
-            staged = (torch.stack([k, v]) @ hadamard()).half().float()[:, row_index]
-            self._window.stage(layer, row_index, at, staged)
-            q = (q @ hadamard())[:used].unflatten(1, (t.n_kv_heads, -1))
-            attended = torch.zeros(ROWS, t.n_heads, t.head_dim)
-            attended[:used] = attend(q, self._window.layer(layer, slice(used)), empty).flatten(1, 2)
+            q, k, v = (torch.cat(block.project(x, rotary), dim=1) @ hadamard()).split(
+                [t.n_heads, t.n_kv_heads, t.n_kv_heads], dim=1
+            )
+            self._window.stage(layer, row_index, at, torch.stack([k, v])[:, row_index].half().float())
+            q = q[:used].unflatten(1, (t.n_kv_heads, -1))
+            attended[:used] = attend(q, self._window.layer(layer, slice(used)), unseen).flatten(1, 2)
             x = x + block.out((attended @ hadamard()).flatten(1))
             x = x + block.feed_forward(x)
         return model.norm(x)
@@ -146,7 +193,7 @@ class CachedEngine(Engine):
         start, size = int(self.position[slot]), len(tokens)
         rows = torch.from_numpy(tokens)
         position = torch.arange(start, start + size)
-        angles = rotary_angles(rows, position, self.config)
+        rotary = rotary_embedding(rows, position, self.config)
         # Stream position of what each ring place holds before these tokens; negative: nothing.
         held_position = start - 1 - (start - 1 - self._place) % t.window
         key_position = torch.cat([held_position, position]) if start else position
@@ -157,7 +204,7 @@ class CachedEngine(Engine):
         staged = []
         x = model.embed(rows)
         for layer, block in enumerate(model.layers()):
-            q, k, v = block.project(x, angles)
+            q, k, v = block.project(x, rotary)
             new = (torch.stack([k, v]) @ hadamard()).half().float().transpose(1, 2)  # (2, nkv, size, hd)
             # A first keyframe has no past to attend to.
             held = self._window.layer(layer, slice(row, row + 1)) if start else None

@@ -64,38 +64,37 @@ class Decoding:
         )
 
     def advance(self, model: Transformer, hidden: Tensor, temperature: float) -> None:
-        """Choose the next token of every row whose last token is not END.
+        """Choose the next token of the first n rows, where there is a step whose last token is not END.
 
-        Args: hidden: (R, d_model) at the last tokens. All R rows are computed, in one
+        Args: hidden: (n, d_model) at the last tokens. All n rows are computed, in one
               shape, so that a row's result does not depend on how many are in use.
         """
-        grammar = self.grammar
-        seeds, times = torch.from_numpy(self.seed), torch.from_numpy(self.token[:, 5])
-        counts = torch.from_numpy(self.count)
+        grammar, n = self.grammar, len(hidden)
+        token, count, codes = self.token[:n], self.count[:n], self.codes[:n]
+        keys = sampling.noise_keys(*(torch.from_numpy(x) for x in (self.seed[:n], token[:, 5], count)))
 
         def draw(logits: Tensor, purpose: int, temperature: float = temperature) -> np.ndarray:
-            keys = sampling.noise_key(seeds, times, counts, purpose)
-            return sampling.sample(logits, keys, temperature).numpy()
+            return sampling.sample(logits, keys[purpose], temperature).numpy()
 
-        kind = self.token[:, 0]
-        last_cell = np.where(kind == UPD, self.token[:, 1], -1)
-        allowed = grammar.event_mask(self.token[:, 3:5], last_cell, kind == ACT)
+        kind = token[:, 0]
+        last_cell = np.where(kind == UPD, token[:, 1], -1)
+        allowed = grammar.event_mask(token[:, 3:5], last_cell, kind == ACT)
         logits = model.event_logits(hidden).masked_fill(~torch.from_numpy(allowed), -torch.inf)
         event = draw(logits, sampling.EVENT)
-        live = (self.slot >= 0) & (kind != END)
+        live = (self.slot[:n] >= 0) & (kind != END)
         updating, ending = live & (event < grammar.n_cells), live & (event == grammar.end_event)
 
         if updating.any():
             cells = np.where(updating, event, 0)
-            present = torch.from_numpy(self.codes[np.arange(len(cells)), cells])
-            origins = torch.from_numpy(self.token[:, 3:5])
+            present = torch.from_numpy(codes[np.arange(n), cells])
+            origins = torch.from_numpy(token[:, 3:5])
             code_logits = model.code_logits(hidden, torch.from_numpy(cells), origins, present)
             code_logits = code_logits.scatter(1, present[:, None], -torch.inf)
-            codes = draw(code_logits, sampling.CODE)
+            drawn = draw(code_logits, sampling.CODE)
             for row in updating.nonzero()[0]:
-                self.token[row, :3] = UPD, cells[row], codes[row]
-                self.codes[row, cells[row]] = codes[row]
-                self.updates[row].append((int(cells[row]), int(codes[row])))
+                token[row, :3] = UPD, cells[row], drawn[row]
+                codes[row, cells[row]] = drawn[row]
+                self.updates[row].append((int(cells[row]), int(drawn[row])))
         if ending.any():
             reward_logits, done_logits = model.end_logits(hidden)
             # A cooler picture must not make rewards and game overs rarer than the model believes.
@@ -103,9 +102,9 @@ class Decoding:
             reward = draw(reward_logits, sampling.REWARD, outcome)
             done = draw(done_logits, sampling.DONE, outcome)
             for row in ending.nonzero()[0]:
-                self.token[row, :3] = END, reward[row], done[row]
+                token[row, :3] = END, reward[row], done[row]
         for row in (live & ~updating & ~ending).nonzero()[0]:
             self.scroll[row] = grammar.event_scroll(int(event[row]))
-            self.token[row, :3] = SCROLL, *(self.scroll[row] + grammar.max_scroll)
-            self.token[row, 3:5] = grammar.move(self.token[row, 3:5], self.scroll[row])
-        self.count[live] += 1
+            token[row, :3] = SCROLL, *(self.scroll[row] + grammar.max_scroll)
+            token[row, 3:5] = grammar.move(token[row, 3:5], self.scroll[row])
+        count[live] += 1

@@ -17,7 +17,7 @@ from gamegen_env.config import END, KEY
 from gamegen_env.engine.base import Engine, State, StepBatch
 from gamegen_env.engine.decide import Decoding
 from gamegen_env.kv4 import dequantise, hadamard, quantise
-from gamegen_env.transformer import rotary_angles
+from gamegen_env.transformer import rotary_embedding
 
 
 class ReferenceEngine(Engine):
@@ -57,7 +57,7 @@ class ReferenceEngine(Engine):
         rows = torch.from_numpy(stream)
         size = len(stream)
         position = torch.arange(size)
-        angles = rotary_angles(rows, position, self.config)
+        rotary = rotary_embedding(rows, position, self.config)
         # A keyframe and a step are each committed as one; a token's unit says which it is in.
         starts = np.concatenate([[True], (stream[1:, 0] == KEY) != (stream[:-1, 0] == KEY)])
         starts |= np.concatenate([[False], stream[:-1, 0] == END])
@@ -67,7 +67,7 @@ class ReferenceEngine(Engine):
         same = unit[:, None] == unit
         x = model.embed(rows)
         for block in model.layers():
-            q, k, v = (y.transpose(0, 1) for y in block.project(x, angles))  # (heads, S, hd)
+            q, k, v = (y.transpose(0, 1) for y in block.project(x, rotary))  # (heads, S, hd)
             staged_k, stored_k = self._cached(k)
             staged_v, stored_v = self._cached(v)
             group = q.shape[0] // k.shape[0]
