@@ -8,12 +8,15 @@ never change. No model and no grammar: it trusts the updates it is given.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Protocol
 
 import numpy as np
 
 from gamegen_env.config import ModelConfig
+
+Place = tuple[int, slice, slice]
 
 _STATE = ("codes", "pixels", "origin", "memory_codes", "memory_pixels", "memory_next")
 
@@ -73,9 +76,8 @@ class Canvas:
         Args:   slots: (n,) integer, all different; frames: (n, H, W, 3) uint8.
         Raises: ValueError if the pictures have another shape or dtype.
         """
-        slots, side = np.asarray(slots), self.frame_size
-        if frames.shape != (len(slots), side, side, 3) or frames.dtype != np.uint8:
-            raise ValueError(f"frames: expected uint8 {(len(slots), side, side, 3)}, got {frames.dtype} {frames.shape}")
+        slots = np.asarray(slots)
+        self._check_frames(slots, frames)
         n, v, c = len(slots), self.view_cells, self.cell_size
         patches = frames.reshape(n, v, c, v, c, 3).swapaxes(2, 3)
         codes = self.tokenizer.encode_cells(patches.reshape(-1, c, c, 3)).reshape(n, v, v)
@@ -87,6 +89,16 @@ class Canvas:
         self.memory_codes[slots] = -1
         self.memory_pixels[slots] = 0
         self.memory_next[slots] = 0
+
+    def show(self, slots: np.ndarray, frames: np.ndarray) -> None:
+        """Put true pixels into the views: what stands in the tile map stays, it only looks as it really does.
+
+        Args:   slots: (n,) integer, all different; frames: (n, H, W, 3) uint8.
+        Raises: ValueError if the frames have another shape or dtype.
+        """
+        self._check_frames(slots, frames)
+        for on_torus, on_screen in self._views(slots):
+            self.pixels[on_torus] = frames[on_screen]
 
     def apply(
         self, slots: np.ndarray, scrolls: np.ndarray, ptr: np.ndarray, cells: np.ndarray, codes: np.ndarray
@@ -125,6 +137,11 @@ class Canvas:
         self.memory_next[slot[advance], cells[advance]] = (entry[advance] + 1) % self.memory_codes.shape[2]
         painted[place] = new_pixels
 
+    def _check_frames(self, slots: np.ndarray, frames: np.ndarray) -> None:
+        expected = (len(slots), self.frame_size, self.frame_size, 3)
+        if frames.shape != expected or frames.dtype != np.uint8:
+            raise ValueError(f"frames: expected uint8 {expected}, got {frames.dtype} {frames.shape}")
+
     def _around(self, slot: np.ndarray, cells: np.ndarray) -> np.ndarray:
         """Return the 3x3 codes (k, 3, 3) around cells, clamped to the view: what lies beyond is stale."""
         m, c = self.map_cells, self.cell_size
@@ -138,11 +155,16 @@ class Canvas:
     def view(self, slots: np.ndarray) -> np.ndarray:
         """Return what is on screen: a new array (n, H, W, 3) uint8."""
         frames = np.empty((len(slots), self.frame_size, self.frame_size, 3), np.uint8)
-        for frame, slot, (x, y) in zip(frames, slots, self.origin[slots].tolist(), strict=True):
+        for on_torus, on_screen in self._views(slots):
+            frames[on_screen] = self.pixels[on_torus]
+        return frames
+
+    def _views(self, slots: np.ndarray) -> Iterator[tuple[Place, Place]]:
+        """Cut the views at the torus seams: (where in `pixels`, where in the frames of `slots`)."""
+        for i, (slot, (x, y)) in enumerate(zip(slots, self.origin[slots].tolist(), strict=True)):
             for torus_y, view_y in view_spans(y, self.frame_size, self.size):
                 for torus_x, view_x in view_spans(x, self.frame_size, self.size):
-                    frame[view_y, view_x] = self.pixels[slot, torus_y, torus_x]
-        return frames
+                    yield (slot, torus_y, torus_x), (i, view_y, view_x)
 
     def save(self, slot: int) -> dict[str, np.ndarray]:
         """Copy one slot's state."""

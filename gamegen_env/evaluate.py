@@ -4,7 +4,8 @@
 
 Next frame: after each of the last context steps of a clip the model plays one step from
 the true history. Rollouts: after CONTEXT true steps it plays on alone under the true
-actions. PSNR in dB against the real frame at that step, mean over clips.
+actions. The true frames of the context stand on the canvas, as a seed picture does, so the
+model and the frozen frame start from the same pixels. PSNR in dB against the real frame at that step, mean over clips.
 
 Controls stand beside each figure. "frozen": the last true frame, never changed.
 "shuffled": the same model and noise under another clip's actions. "ceiling": the true
@@ -112,13 +113,13 @@ def play_on(world: World, clips: Clips, actions: np.ndarray) -> tuple[np.ndarray
             tried.append(world.step(slots, clips.actions(t, t + 1)[:, 0].tolist()).frames)
             for slot, state in zip(slots, states, strict=True):
                 world.load(slot, state)
-        world.observe(slots, [steps[t] for steps in clips.steps])
+        world.observe(slots, [steps[t] for steps in clips.steps], clips.truth(t, t + 1)[:, 0])
     rollout = [world.step(slots, actions[:, t].tolist()).frames for t in range(actions.shape[1])]
     return np.stack(tried, axis=1), np.stack(rollout, axis=1)
 
 
 def ceiling(world: World, clips: Clips) -> np.ndarray:
-    """Decode the true streams: (n, CONTEXT + horizon, H, W, 3) uint8."""
+    """Decode the true steps, in the context each from the true frame before: (n, CONTEXT + horizon, H, W, 3) uint8."""
     slots = np.arange(len(clips.frames))
     world.canvas.reset(slots, np.stack([frames[0] for frames in clips.frames]))
     shown = []
@@ -128,6 +129,8 @@ def ceiling(world: World, clips: Clips) -> np.ndarray:
             one, ptr = slots[slot : slot + 1], np.array([0, len(step.cells)])
             world.canvas.apply(one, np.array([step.scroll]), ptr, step.cells, step.codes)
         shown.append(world.canvas.view(slots))
+        if t < CONTEXT:
+            world.canvas.show(slots, clips.truth(t, t + 1)[:, 0])
     return np.stack(shown, axis=1)
 
 

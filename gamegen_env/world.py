@@ -100,10 +100,12 @@ class World:
             scroll=batch.scroll.astype(np.int32),
         )
 
-    def observe(self, slots: Sequence[int], steps: Sequence[Step]) -> np.ndarray:
+    def observe(self, slots: Sequence[int], steps: Sequence[Step], frames: np.ndarray | None = None) -> np.ndarray:
         """Let games take steps that are known, from a coded recording (`codec.py`), instead of decoding them.
 
-        Returns: frames after them (n, H, W, 3) uint8.
+        Args:    frames: (n, H, W, 3) uint8, what was really seen after the steps; stays on screen, as the seed
+                 picture does, where later steps do not change it. Default: what the steps' codes look like.
+        Returns: frames after the steps (n, H, W, 3) uint8.
         Raises:  ValueError if a step does not fit its game.
         """
         at = np.asarray(slots, np.int64)
@@ -112,6 +114,8 @@ class World:
             self.canvas.apply(
                 np.array([slot]), np.array([step.scroll]), np.array([0, len(step.cells)]), step.cells, step.codes
             )
+        if frames is not None:
+            self.canvas.show(at, frames)
         return self.canvas.view(at)
 
     def save(self, slot: int) -> dict[str, Any]:

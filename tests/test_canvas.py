@@ -52,6 +52,25 @@ def test_reset_shows_the_picture_itself(pictures: np.ndarray, table: PatchTable)
     assert not canvas.view(np.array([1])).any()
 
 
+def test_true_pixels_are_shown_and_remembered_but_change_no_code(pictures: np.ndarray, table: PatchTable) -> None:
+    canvas = Canvas(CONFIG, table, 2)
+    canvas.reset(np.arange(2), pictures[:2])
+    apply(canvas, [], [], scroll=(7, -5), slot=1)
+    codes, beside = canvas.codes.copy(), canvas.view(SLOT)
+    canvas.show(np.array([1]), pictures[2:])
+    assert np.array_equal(canvas.view(np.array([1])), pictures[2:])
+    assert np.array_equal(canvas.codes, codes)
+    assert np.array_equal(canvas.view(SLOT), beside)
+    cell = int(GRAMMAR.visible_cells(canvas.origin[1]).nonzero()[0][100])
+    before = int(canvas.codes[1, cell])
+    apply(canvas, [cell], [before + 1], slot=1)
+    assert not np.array_equal(canvas.view(np.array([1])), pictures[2:])
+    apply(canvas, [cell], [before], slot=1)
+    assert np.array_equal(canvas.view(np.array([1])), pictures[2:])
+    with pytest.raises(ValueError, match=r"frames: expected uint8 \(1, 64, 64, 3\), got uint8 \(1, 64, 63, 3\)"):
+        canvas.show(SLOT, pictures[:1, :, :63])
+
+
 def test_reset_repeats_the_edge_in_the_spare_row_and_column(pictures: np.ndarray, table: PatchTable) -> None:
     canvas = Canvas(CONFIG, table, 1)
     canvas.reset(SLOT, pictures[:1])

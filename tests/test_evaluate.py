@@ -74,6 +74,10 @@ def test_true_history_is_what_the_ceiling_shows(recording: Path, tiny_checkpoint
     for t in range(20):
         shown = world.observe([0, 1], [steps[t] for steps in clips.steps])
         assert np.array_equal(shown, decoded[:, t])
+        if t < evaluate.CONTEXT:
+            truth = clips.truth(t, t + 1)[:, 0]
+            world.canvas.show(np.arange(2), truth)
+            assert np.array_equal(world.canvas.view(np.arange(2)), truth)
     assert np.array_equal(clips.truth(3, 5)[0, 1], clips.frames[0][5])
     assert (clips.actions(0, 3) == 2).all()
 
@@ -88,7 +92,8 @@ def test_trying_the_next_frame_leaves_no_trace(recording: Path, tiny_checkpoint:
     _, rollout = evaluate.play_on(world, clips, actions)
     world.reset([0, 1], [f[0] for f in clips.frames], [1000, 1001])
     for t in range(evaluate.CONTEXT):
-        world.observe([0, 1], [steps[t] for steps in clips.steps])
+        shown = world.observe([0, 1], [steps[t] for steps in clips.steps], clips.truth(t, t + 1)[:, 0])
+    assert np.array_equal(shown, clips.truth(evaluate.CONTEXT - 1, evaluate.CONTEXT)[:, 0])
     straight = np.stack([world.step([0, 1], actions[:, t].tolist()).frames for t in range(5)], axis=1)
     assert np.array_equal(rollout, straight)
 
