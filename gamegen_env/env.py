@@ -130,6 +130,9 @@ class ImageGameEnv(gym.Env[np.ndarray, np.int64], EzPickle):
     def restore_state(self, state: State) -> None:
         """Go on from a copied game, in this environment or another one of the same model.
 
+        The step count comes along, but Gymnasium's `TimeLimit` around this environment counts its own steps
+        since its last reset; the vector environment keeps its limit itself and goes by the game's.
+
         Raises: ValueError or TypeError if the state does not fit; the game is then unchanged.
         """
         self._open().load_state(0, state, self.np_random)

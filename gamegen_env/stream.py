@@ -91,14 +91,6 @@ class Grammar:
         shown = self._shown[o[..., 1], :, None] & self._shown[o[..., 0], None, :]
         return shown.reshape(*o.shape[:-1], self.n_cells)
 
-    def view_cells_at(self, origin: np.ndarray | Sequence[int]) -> np.ndarray:
-        """Return the visible cells as they lie on the screen: (rows, columns) int32 map indices."""
-        axes = []
-        for o in (int(origin[1]), int(origin[0])):
-            n = self.view_cells + (o % self.cell_size > 0)
-            axes.append((np.arange(n, dtype=np.int32) + o // self.cell_size) % self.map_cells)
-        return axes[0][:, None] * np.int32(self.map_cells) + axes[1]
-
     def move(self, origins: np.ndarray | Sequence[int], scrolls: np.ndarray | Sequence[int]) -> np.ndarray:
         """Return origins (..., 2) int32 after scrolls (..., 2)."""
         return (np.asarray(origins, np.int32) + np.asarray(scrolls, np.int32)) % np.int32(self.size)

@@ -54,19 +54,11 @@ def test_visible_cells_equal_a_count_of_pixels(grammar: Grammar) -> None:
                 row, col = (origin[1] + y) % 68 // 4, (origin[0] + x) % 68 // 4
                 seen[row * 17 + col] = True
         assert np.array_equal(grammar.visible_cells(origin), seen), origin
-        assert sorted(grammar.view_cells_at(origin).ravel()) == list(seen.nonzero()[0]), origin
 
 
 def test_visible_cells_of_many_origins_equal_one_by_one(grammar: Grammar) -> None:
     origins = np.array([[0, 0], [5, 9], [67, 64]])
     assert np.array_equal(grammar.visible_cells(origins), [grammar.visible_cells(o) for o in origins])
-
-
-def test_view_cells_start_at_the_origin(grammar: Grammar) -> None:
-    cells = grammar.view_cells_at((66, 4))
-    assert cells.shape == (16, 17)
-    assert cells[0, :3].tolist() == [17 + 16, 17 + 0, 17 + 1]
-    assert cells[-1, 0] == 16 * 17 + 16
 
 
 # --- events
