@@ -18,7 +18,7 @@ import torch
 
 from gamegen_env.checkpoint import load_checkpoint
 from gamegen_env.engine.cached import CachedEngine
-from gamegen_env.evaluate import choose, evaluate_game
+from gamegen_env.evaluation.rollouts import choose, evaluate_game
 from gamegen_env.games.shards import iter_clips, read_shard
 from gamegen_env.kv4 import FakeQuantise
 from gamegen_env.training.batches import Sampler

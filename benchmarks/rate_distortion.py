@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from gamegen_env.checkpoint import load_checkpoint
 from gamegen_env.codec import decode_stream, encode_clips
-from gamegen_env.evaluate import psnr
+from gamegen_env.evaluation.metrics import psnr
 from gamegen_env.games.shards import iter_clips, read_shard
 from gamegen_env.training.data import game_folders
 

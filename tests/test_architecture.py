@@ -50,7 +50,7 @@ RULES = {
     "sb3": {"vector_env"},
     "games": {"actions", "config", "files", "games"},
     "training": MODELS | {"games", "training"},
-    "evaluate": MODELS | {"games", "training", "world"},
+    "evaluation": MODELS | {"actions", "evaluation", "games", "training", "world"},
     "generate": {"", "actions"},
     "cli": set(),
     "__init__": set(),
@@ -58,7 +58,7 @@ RULES = {
 # What only some rooms may know of the world outside.
 OUTSIDE = {
     "torch": {"tokenizer", "transformer", "kv4", "sampling", "engine", "checkpoint", "training"},
-    "PIL": {"image", "games", "evaluate", "generate"},
+    "PIL": {"image", "games", "evaluation", "generate"},
     "gymnasium": {"__init__", "env", "vector_env", "episode", "sb3", "generate"},
     "stable_baselines3": {"sb3"},
 }

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gamegen_env import evaluate
 from gamegen_env.checkpoint import load_checkpoint, tokenizer_fingerprint
 from gamegen_env.closed_loop import RULES_VERSION
-from gamegen_env.games.shards import Shard, write_shard
+from gamegen_env.evaluation import branching, metrics, rollouts
+from gamegen_env.evaluation.command import main
+from gamegen_env.games.shards import Shard, iter_clips, read_shard, write_shard
+from gamegen_env.training.data import load_streams
 from gamegen_env.world import World
 
 
@@ -21,12 +23,12 @@ def test_psnr_of_known_errors() -> None:
     frames = truth.copy()
     frames[1] += 255
     frames[2, :4] += 10
-    assert evaluate.psnr(frames, truth)[0] == evaluate.PSNR_CAP
-    assert evaluate.psnr(frames, truth)[1] == pytest.approx(0)
-    assert evaluate.psnr(frames, truth)[2] == pytest.approx(10 * np.log10(255**2 / 50))
+    assert metrics.psnr(frames, truth)[0] == metrics.PSNR_CAP
+    assert metrics.psnr(frames, truth)[1] == pytest.approx(0)
+    assert metrics.psnr(frames, truth)[2] == pytest.approx(10 * np.log10(255**2 / 50))
     mask = np.zeros((3, 8, 8), bool)
     mask[2, :4] = True
-    masked = evaluate.psnr(frames, truth, mask)
+    masked = metrics.psnr(frames, truth, mask)
     assert np.isnan(masked[:2]).all()
     assert masked[2] == pytest.approx(10 * np.log10(255**2 / 100))
 
@@ -36,7 +38,7 @@ def test_moving_marks_whole_cells_that_differ() -> None:
     truth = frozen.copy()
     truth[1, 1] = 9
     truth[7, 7] = 8  # not more than 8: not moving
-    mask = evaluate.moving(frozen, truth)
+    mask = metrics.moving(frozen, truth)
     assert mask[:4, :4].all()
     assert mask.sum() == 16
 
@@ -64,17 +66,17 @@ def recording(tmp_path: Path, picture: np.ndarray) -> Path:
 def test_true_history_is_what_the_ceiling_shows(recording: Path, tiny_checkpoint: Path) -> None:
     """Observing the coded steps through the world equals decoding the stream."""
     checkpoint = load_checkpoint(tiny_checkpoint)
-    stream = evaluate.load_streams(recording, "heldout", checkpoint.config, checkpoint.tokenizer, 0.0)[0]
-    frames = [np.asarray(c.frames) for c in evaluate.iter_clips(evaluate.read_shard(next(recording.rglob("shard-0*"))))]
-    clips = evaluate.choose(stream, frames, 2, np.random.default_rng(0))
+    stream = load_streams(recording, "heldout", checkpoint.config, checkpoint.tokenizer, 0.0)[0]
+    frames = [np.asarray(c.frames) for c in iter_clips(read_shard(next(recording.rglob("shard-0*"))))]
+    clips = rollouts.choose(stream, frames, 2, np.random.default_rng(0))
     assert clips.horizon == 64
     world = World(str(tiny_checkpoint), 2)
-    decoded = evaluate.ceiling(world, clips)
+    decoded = rollouts.ceiling(world, clips)
     world.reset([0, 1], [f[0] for f in clips.frames], [0, 1])
     for t in range(20):
         shown = world.observe([0, 1], [steps[t] for steps in clips.steps])
         assert np.array_equal(shown, decoded[:, t])
-        if t < evaluate.CONTEXT:
+        if t < rollouts.CONTEXT:
             truth = clips.truth(t, t + 1)[:, 0]
             world.canvas.show(np.arange(2), truth)
             assert np.array_equal(world.canvas.view(np.arange(2)), truth)
@@ -84,16 +86,16 @@ def test_true_history_is_what_the_ceiling_shows(recording: Path, tiny_checkpoint
 
 def test_trying_the_next_frame_leaves_no_trace(recording: Path, tiny_checkpoint: Path) -> None:
     checkpoint = load_checkpoint(tiny_checkpoint)
-    stream = evaluate.load_streams(recording, "heldout", checkpoint.config, checkpoint.tokenizer, 0.0)[0]
-    frames = [np.asarray(c.frames) for c in evaluate.iter_clips(evaluate.read_shard(next(recording.rglob("shard-0*"))))]
-    clips = evaluate.choose(stream, frames, 2, np.random.default_rng(0))
+    stream = load_streams(recording, "heldout", checkpoint.config, checkpoint.tokenizer, 0.0)[0]
+    frames = [np.asarray(c.frames) for c in iter_clips(read_shard(next(recording.rglob("shard-0*"))))]
+    clips = rollouts.choose(stream, frames, 2, np.random.default_rng(0))
     world = World(str(tiny_checkpoint), 2)
-    actions = clips.actions(evaluate.CONTEXT, evaluate.CONTEXT + 5)
-    _, rollout = evaluate.play_on(world, clips, actions)
+    actions = clips.actions(rollouts.CONTEXT, rollouts.CONTEXT + 5)
+    _, rollout = rollouts.play_on(world, clips, actions)
     world.reset([0, 1], [f[0] for f in clips.frames], [1000, 1001])
-    for t in range(evaluate.CONTEXT):
+    for t in range(rollouts.CONTEXT):
         shown = world.observe([0, 1], [steps[t] for steps in clips.steps], clips.truth(t, t + 1)[:, 0])
-    assert np.array_equal(shown, clips.truth(evaluate.CONTEXT - 1, evaluate.CONTEXT)[:, 0])
+    assert np.array_equal(shown, clips.truth(rollouts.CONTEXT - 1, rollouts.CONTEXT)[:, 0])
     straight = np.stack([world.step([0, 1], actions[:, t].tolist()).frames for t in range(5)], axis=1)
     assert np.array_equal(rollout, straight)
 
@@ -103,23 +105,69 @@ def test_command_writes_figures_and_a_strip(
 ) -> None:
     out = tmp_path / "evaluation"
     arguments = ["--model", str(tiny_checkpoint), "--data", str(recording), "--out", str(out)]
-    evaluate.main([*arguments, "--clips", "2"])
+    main([*arguments, "--clips", "2"])
     assert "| test-walk |" in capsys.readouterr().out
     report = json.loads((out / "figures.json").read_text())
     figures = report["games"]["test-walk"]
-    assert figures["next_frozen"] < evaluate.PSNR_CAP
+    assert figures["next_frozen"] < metrics.PSNR_CAP
     assert figures["16_moving_frozen"] < figures["16_frozen"]
     assert {"next_model", "16_model", "16_shuffled", "64_model", "64_ceiling"} <= set(figures)
     with Image.open(out / "test-walk.png") as strip:
         assert strip.size == (8 * 64 * 2, 2 * 64 * 2)
     with pytest.raises(ValueError, match="test-walk: expected 9 clips of 17 steps, got 3"):
-        evaluate.main([*arguments, "--clips", "9"])
+        main([*arguments, "--clips", "9"])
 
 
 def test_streams_of_another_tokenizer_are_not_reused(recording: Path, tiny_checkpoint: Path) -> None:
     checkpoint = load_checkpoint(tiny_checkpoint)
-    evaluate.load_streams(recording, "heldout", checkpoint.config, checkpoint.tokenizer, 0.0)
+    load_streams(recording, "heldout", checkpoint.config, checkpoint.tokenizer, 0.0)
     name = tokenizer_fingerprint(checkpoint.tokenizer)
     assert [p.parent.parent.name for p in (recording / "streams").rglob("*.safetensors")] == [
         f"{name}-rules{RULES_VERSION}-tolerance150-errors0"
     ]
+
+
+# --- branching
+
+
+def test_a_branch_matches_the_real_branch_it_looks_most_like() -> None:
+    real = np.zeros((3, 2, 4, 4, 3), np.uint8)
+    real[1], real[2] = 100, 200
+    assert branching.matches(real, real).tolist() == [1, 1, 1]
+    assert branching.matches(real, real[[1, 1, 2]] + np.uint8(9)).tolist() == [0, 1, 1]
+    # Whoever ignores the keys gets 1 / k, also where two keys do the same.
+    assert branching.matches(real, real[[2, 2, 2]]).mean() == pytest.approx(1 / 3)
+    alike = real[[0, 0, 2]]
+    assert branching.matches(alike, alike).tolist() == [0.5, 0.5, 1]
+    assert branching.matches(alike, alike[[0, 0, 0]]).mean() == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("game", ["procgen:maze", "gameworld:Impact"])
+def test_branches_leave_one_state_of_the_real_game(game: str) -> None:
+    starts = branching.find(game, "heldout", 2)
+    for start in starts:
+        assert start.frames.shape == (rollouts.CONTEXT + 1, 64, 64, 3)
+        k = len(start.keys)
+        assert start.real.shape == (k, branching.HELD, 64, 64, 3)
+        assert k == {"procgen:maze": 4, "gameworld:Impact": 3}[game]
+    # A key shows at once somewhere, and in more than one state.
+    assert all((start.real[:, -1] != start.real[:1, -1]).any() for start in starts)
+    assert not np.array_equal(starts[0].frames, starts[1].frames)
+    again = branching.find(game, "heldout", 1)[0]
+    assert np.array_equal(again.real, starts[0].real)
+
+
+def test_generated_branches_differ_by_their_keys_alone(tiny_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    world = World(str(tiny_checkpoint), branching.BRANCHES)
+    start = branching.find("procgen:maze", "heldout", 1)[0]
+    shown = branching.generate(world, checkpoint, start)
+    assert shown.shape == start.real.shape
+    same = branching.Branches(start.frames, start.actions, start.rewards, (start.keys[0],) * 4, start.real)
+    repeated = branching.generate(world, checkpoint, same)
+    assert (repeated == repeated[:1]).all()
+    assert np.array_equal(repeated[0], shown[0])
+    figures = branching.evaluate_branches(world, checkpoint, [start, start])
+    assert 0 <= figures["branch"] <= 1
+    assert figures["branch_interval"] == 0
+    assert figures["branch_chance"] == 0.25

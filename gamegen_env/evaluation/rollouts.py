@@ -1,66 +1,20 @@
-"""Measure a model against recorded play that it has not seen.
-
-    gamegen evaluate --model pocket --data data --clips 12 --out out/evaluation
-
-Next frame: after each of the last context steps of a clip the model plays one step from
-the true history. Rollouts: after CONTEXT true steps it plays on alone under the true
-actions. The true frames of the context stand on the canvas, as a seed picture does, so the
-model and the frozen frame start from the same pixels. PSNR in dB against the real frame at that step, mean over clips.
-
-Controls stand beside each figure. "frozen": the last true frame, never changed.
-"shuffled": the same model and noise under another clip's actions. "ceiling": the true
-stream decoded, which is what the tokenizer allows. "moving" counts only the cells in which
-the real frame differs from the frozen one: most of a still-camera picture never changes,
-and a model that does nothing looks good on it.
-"""
+"""Rollouts beside recorded play: next frames, 16 and 64 steps, and their controls."""
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
-from gamegen_env.checkpoint import load_checkpoint
 from gamegen_env.codec import Stream
-from gamegen_env.files import write_atomic
-from gamegen_env.games.shards import iter_clips, read_shard
+from gamegen_env.evaluation.metrics import moving, psnr
 from gamegen_env.stream import Step
-from gamegen_env.training.data import load_streams
 from gamegen_env.world import World
 
 CONTEXT = 16  # true steps before the model plays on
 TRIED = 12  # of the context's last steps, before each of which the model is asked for the next frame
 HORIZONS = (16, 64)  # steps
-PSNR_CAP = 60.0  # dB; an exact frame has no finite PSNR
-
-
-def psnr(frames: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    """PSNR in dB of each frame, at most PSNR_CAP.
-
-    Args:    frames, truth: (..., H, W, 3) uint8; mask: (..., H, W) bool, the pixels that count.
-    Returns: (...) float64; NaN where the mask is empty.
-    """
-    error = np.square(frames.astype(np.float64) - truth).mean(-1)
-    if mask is None:
-        mean = error.mean((-2, -1))
-    else:
-        count = mask.sum((-2, -1))
-        mean = np.where(count > 0, (error * mask).sum((-2, -1)) / np.maximum(count, 1), np.nan)
-    return 10 * np.log10(255**2 / np.maximum(mean, 255**2 / 10 ** (PSNR_CAP / 10)))
-
-
-def moving(frozen: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return the pixels (..., H, W) of 4x4 cells in which two pictures differ by more than 8 somewhere."""
-    differs = (np.abs(frozen.astype(np.int16) - truth) > 8).any(-1)
-    *lead, height, width = differs.shape
-    cells = differs.reshape(*lead, height // 4, 4, width // 4, 4).any((-3, -1))
-    return cells.repeat(4, -2).repeat(4, -1)
 
 
 @dataclass(frozen=True)
@@ -172,71 +126,3 @@ def evaluate_game(world: World, stream: Stream, clips: Clips) -> tuple[dict, np.
     places = np.linspace(0, horizon - 1, 8).astype(int)
     strip = np.concatenate([np.concatenate(list(x[0, places]), axis=1) for x in (truth, played)])
     return figures, strip
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="gamegen evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="pocket", help="packaged name or checkpoint folder (default: %(default)s)")
-    parser.add_argument("--data", required=True, help="folder written by `gamegen record`")
-    parser.add_argument("--split", default="heldout", help="(default: %(default)s)")
-    parser.add_argument("--games", default=None, help="comma-separated folder names, e.g. procgen-maze (default: all)")
-    parser.add_argument("--clips", type=int, default=12, help="clips per game (default: %(default)s)")
-    parser.add_argument("--kv-bits", type=int, default=4, choices=(4, 16))
-    parser.add_argument("--temperature", type=float, default=0.5)
-    parser.add_argument("--out", required=True, help="folder for figures.json and a strip per game")
-    args = parser.parse_args(argv)
-
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint = load_checkpoint(args.model)
-    games = args.games.split(",") if args.games else None
-    streams = load_streams(args.data, args.split, checkpoint.config, checkpoint.tokenizer, 0.0, games)
-    world = World(args.model, args.clips, kv_bits=args.kv_bits, temperature=args.temperature)
-    report: dict[str, dict] = {}
-    for stream in tqdm(streams, desc="games", unit="game"):
-        shards = sorted((Path(args.data) / args.split / stream.game).glob("shard-*.safetensors"))
-        clips = [clip.frames for path in shards for clip in iter_clips(read_shard(path))]
-        chosen = choose(stream, clips, args.clips, np.random.default_rng(0))
-        report[stream.game], strip = evaluate_game(world, stream, chosen)
-        image = Image.fromarray(strip)
-        image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST).save(out / f"{stream.game}.png")
-        tqdm.write(f"{stream.game}: " + json.dumps(report[stream.game]))
-    summary = {
-        "model": args.model,
-        "fingerprint": checkpoint.fingerprint,
-        "kv_bits": args.kv_bits,
-        "temperature": args.temperature,
-        "context": CONTEXT,
-        "games": report,
-    }
-    write_atomic(out / "figures.json", (json.dumps(summary, indent=2) + "\n").encode())
-    print(table(report))
-
-
-def table(report: dict[str, dict]) -> str:
-    """Return the figures as a Markdown table: whole frame, and in brackets the moving cells."""
-    columns = [("next", "model"), ("next", "frozen"), ("16", "model"), ("16", "frozen"), ("16", "shuffled"),
-               ("64", "model"), ("64", "frozen"), ("64", "shuffled"), ("64", "ceiling")]  # fmt: skip
-    lines = [
-        "| game | updates/step | " + " | ".join(f"{when}: {name}" for when, name in columns) + " |",
-        "|---" * (len(columns) + 2) + "|",
-    ]
-
-    def cell(figures: dict, when: str, name: str) -> str:
-        if when == "64":
-            when = str(figures["horizon"])
-        if f"{when}_{name}" not in figures:
-            return "–"
-        mark = f" at {when}" if when not in ("next", "16", "64") else ""
-        return f"{figures[f'{when}_{name}']:.1f} ({figures.get(f'{when}_moving_{name}', float('nan')):.1f}){mark}"
-
-    for game, figures in report.items():
-        cells = [cell(figures, when, name) for when, name in columns]
-        lines.append(f"| {game} | {figures['updates_per_step']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    main()
