@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,18 @@ def test_streams_of_another_tokenizer_are_not_reused(recording: Path, tiny_check
     assert [p.parent.parent.name for p in (recording / "streams").rglob("*.safetensors")] == [
         f"{name}-rules{RULES_VERSION}-tolerance150-errors0"
     ]
+
+
+def test_a_longer_recording_is_coded_again(recording: Path, tiny_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
+
+    def n_clips() -> int:
+        return load_streams(recording, "heldout", checkpoint.config, checkpoint.tokenizer, 0.0)[0].n_clips
+
+    assert n_clips() == 3
+    first = recording / "heldout" / "test-walk" / "shard-00000.safetensors"
+    shutil.copy(first, first.with_name("shard-00001.safetensors"))
+    assert n_clips() == 6
 
 
 # --- branching

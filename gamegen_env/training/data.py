@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from gamegen_env.checkpoint import tokenizer_fingerprint
 from gamegen_env.closed_loop import RULES_VERSION
 from gamegen_env.codec import Stream, encode_clips
 from gamegen_env.config import ModelConfig
-from gamegen_env.games.shards import iter_clips, read_shard
+from gamegen_env.games.shards import iter_clips, read_meta, read_shard
 from gamegen_env.tokenizer import Tokenizer
 
 
@@ -53,8 +55,8 @@ def load_streams(
 ) -> list[Stream]:
     """Return the recorded games of a split as streams, coding those that are not coded yet.
 
-    Streams are kept under `data/streams/`, by tokenizer, rules of the encoder, tolerance and error rate; a kill
-    loses at most the game in work.
+    Streams are kept under `data/streams/`, by tokenizer, rules of the encoder, tolerance, error rate and what was
+    recorded: a game recorded again, or longer, is coded again. A kill loses at most the game in work.
 
     Args:   games: folder names such as "procgen-maze"; default all.
     Raises: FileNotFoundError if nothing is recorded, ValueError on an unknown game.
@@ -67,16 +69,25 @@ def load_streams(
         raise ValueError(f"games: expected some of {sorted(folders)}, got {unknown}")
     streams = []
     for name in tqdm(games or sorted(folders), desc=f"streams ({split})", unit="game"):
-        path = Path(data) / "streams" / kind / split / f"{name}.safetensors"
+        shards = sorted(folders[name].glob("shard-*.safetensors"))
+        path = Path(data) / "streams" / kind / split / f"{name}-{_digest(shards)}.safetensors"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            _encode(folders[name], config, tokenizer, fingerprint, error_rate).save(path)
+            _encode(name, shards, config, tokenizer, fingerprint, error_rate).save(path)
         streams.append(Stream.load(path))
     return streams
 
 
-def _encode(folder: Path, config: ModelConfig, tokenizer: Tokenizer, fingerprint: str, error_rate: float) -> Stream:
-    clips = [clip for path in sorted(folder.glob("shard-*.safetensors")) for clip in iter_clips(read_shard(path))]
+def _digest(shards: Sequence[Path]) -> str:
+    """Identify a recording by what its shards say of themselves: each is a pure function of that."""
+    described = json.dumps([read_meta(path) for path in shards], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()[:8]
+
+
+def _encode(
+    game: str, shards: Sequence[Path], config: ModelConfig, tokenizer: Tokenizer, fingerprint: str, error_rate: float
+) -> Stream:
+    clips = [clip for path in shards for clip in iter_clips(read_shard(path))]
     return encode_clips(
         [c.frames for c in clips],
         [c.action for c in clips],
@@ -84,7 +95,7 @@ def _encode(folder: Path, config: ModelConfig, tokenizer: Tokenizer, fingerprint
         [c.terminated for c in clips],
         config,
         tokenizer,
-        game=folder.name,
+        game=game,
         fingerprint=fingerprint,
         error_rate=error_rate,
     )
