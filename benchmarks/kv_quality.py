@@ -18,12 +18,12 @@ import torch
 
 from gamegen_env.checkpoint import load_checkpoint
 from gamegen_env.engine.cached import CachedEngine
-from gamegen_env.evaluation.rollouts import choose, evaluate_game
+from gamegen_env.evaluation.rollouts import choose, fidelity, roll_out
 from gamegen_env.games.shards import iter_clips, read_shard
 from gamegen_env.kv4 import FakeQuantise
 from gamegen_env.training.batches import Sampler
 from gamegen_env.training.data import load_streams
-from gamegen_env.training.train_world import losses, total
+from gamegen_env.training.objective import losses, total
 from gamegen_env.world import World
 
 
@@ -48,7 +48,8 @@ def main() -> None:
         for stream in streams:
             shards = sorted((Path(args.data) / "heldout" / stream.game).glob("shard-*.safetensors"))
             clips = [clip.frames for path in shards for clip in iter_clips(read_shard(path))]
-            figures, _ = evaluate_game(world, stream, choose(stream, clips, args.clips, np.random.default_rng(0)))
+            chosen = choose(stream, clips, args.clips, np.random.default_rng(0))
+            figures = fidelity(roll_out(world, chosen))
             for h, values_at in at.items():
                 values_at.append(figures[f"{h}_model"])
         assert isinstance(world.engine, CachedEngine)

@@ -22,7 +22,7 @@ import torch
 
 from gamegen_env.config import PRESETS, UPD, ModelConfig
 from gamegen_env.training.batches import Batch
-from gamegen_env.training.train_world import losses, total
+from gamegen_env.training.objective import losses, total
 from gamegen_env.transformer import Transformer, matrices
 
 

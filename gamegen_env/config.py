@@ -93,6 +93,7 @@ class TransformerConfig:
     d_ff: int = 768
     window: int = 2048  # tokens that a token can attend to, itself included
     n_actions: int = N_ACTIONS
+    pointer: bool = False  # codes may be copied from the window
 
     def __post_init__(self) -> None:
         _positive(self, "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "window", "n_actions")
@@ -168,8 +169,10 @@ def from_dict(cls: Any, data: Any, path: str) -> Any:
         if nested is not None:
             values[name] = from_dict(nested, value, f"{path}.{name}")
         else:
-            expected: tuple[type, ...] = {"int": (int,), "float": (int, float), "str": (str,)}[str(kind)]
-            if not isinstance(value, expected) or isinstance(value, bool):
+            expected: tuple[type, ...] = {
+                "int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)
+            }[str(kind)]  # fmt: skip
+            if not isinstance(value, expected) or (isinstance(value, bool) and kind != "bool"):
                 raise ValueError(f"{path}.{name}: expected {kind}, got {value!r}")
             values[name] = value
     return cls(**values)

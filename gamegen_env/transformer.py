@@ -36,6 +36,7 @@ from gamegen_env.config import (
     UPD,
     ModelConfig,
 )  # fmt: skip
+from gamegen_env.pointer import Pointer
 
 N_FEATURES = 7  # small-table rows that every token adds up, its code apart
 POSITION_WAVELENGTH = 2 * math.pi * 1000  # tokens, the longest
@@ -215,12 +216,13 @@ class Block(nn.Module):
         gate, up = self.gate_up(self.ff_norm(x)).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
 
-    def forward(self, x: Tensor, rotary: Tensor, window: int, kv_noise: KVTransform | None) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor, window: int, kv_noise: KVTransform | None) -> tuple[Tensor, Tensor]:
+        """Return the block's output (B, S, d_model) and its keys (B, S, nkv, hd)."""
         q, k, v = self.project(x, rotary)
         if kv_noise is not None:
             k, v = kv_noise(k), kv_noise(v)
         x = x + self.out(attend(q, k, v, window).flatten(2))
-        return x + self.feed_forward(x)
+        return x + self.feed_forward(x), k
 
 
 class KVTransform:
@@ -247,6 +249,7 @@ class Transformer(nn.Module):
         self.code_out = nn.Linear(2 * t.d_model, t.d_model)
         self.code_norm = nn.RMSNorm(t.d_model)
         self.end_head = nn.Linear(t.d_model, N_REWARD_CLASSES + 2)
+        self.pointer = Pointer(t) if t.pointer else None
         self.apply(self._initialise)
         for block in self.layers():
             for linear in (block.out, block.down):
@@ -280,12 +283,13 @@ class Transformer(nn.Module):
         code = self.code(codes.clamp(min=0)) * (codes >= 0)[..., None]
         return self.small(indices).sum(-2) + code
 
-    def forward(self, rows: Tensor, kv_noise: KVTransform | None = None) -> Tensor:
+    def forward(self, rows: Tensor, kv_noise: KVTransform | None = None) -> tuple[Tensor, Tensor]:
         """Run whole streams from position 0.
 
         Args:    rows: (B, S, 6) integer. kv_noise: applied to keys and values, to train
                  for the quantised cache.
-        Returns: hidden states (B, S, d_model), normed, what the heads read.
+        Returns: hidden states (B, S, d_model), normed, what the heads read; keys of the last
+                 block (B, S, nkv, hd), rotated, what the pointer reads.
         """
         window = self.config.transformer.window
         size = rows.shape[1]
@@ -293,8 +297,8 @@ class Transformer(nn.Module):
         rotary = rotary_embedding(rows, positions.expand(rows.shape[:2]), self.config)
         x = self.embed(rows)
         for block in self.layers():
-            x = block(x, rotary, window, kv_noise)
-        return self.norm(x)
+            x, keys = block(x, rotary, window, kv_noise)
+        return self.norm(x), keys
 
     def event_logits(self, hidden: Tensor) -> Tensor:
         """(..., d_model) -> (..., n_events), not yet masked by the grammar."""
@@ -311,9 +315,9 @@ class Transformer(nn.Module):
         query = self.code_out(F.silu(self.code_in(torch.cat([hidden, described], dim=-1))))
         return self.code_norm(hidden + query)
 
-    def code_logits(self, hidden: Tensor, cells: Tensor, origins: Tensor, present: Tensor) -> Tensor:
-        """Logits over codes (..., codebook_size) of `code_query`; the present code is not yet masked."""
-        return F.linear(self.code_query(hidden, cells, origins, present), self.code.weight)
+    def vocabulary_logits(self, code_query: Tensor) -> Tensor:
+        """(..., d_model) -> logits over codes (..., codebook_size); the present code is not yet masked."""
+        return F.linear(code_query, self.code.weight)
 
     def end_logits(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """(..., d_model) -> reward logits (..., 3) and termination logits (..., 2)."""

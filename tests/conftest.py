@@ -28,6 +28,8 @@ def random_model(config: ModelConfig, end_bias: float = 5.0) -> tuple[Tokenizer,
             if parameter.ndim == 2:
                 parameter.mul_(4)
         transformer.event_head.bias[-1] += end_bias
+        if transformer.pointer is not None:
+            transformer.pointer.sentinel_bias.zero_()  # so that some codes are copied
     return tokenizer.eval().requires_grad_(False), transformer.eval().requires_grad_(False)
 
 
@@ -48,7 +50,9 @@ def small_map_config() -> ModelConfig:
         name="small-map",
         tokenizer=TokenizerConfig(codebook_size=64, code_dim=8, d_hidden=16),
         stream=StreamConfig(view_cells=4, max_scroll=2),
-        transformer=TransformerConfig(n_layers=2, d_model=32, n_heads=4, n_kv_heads=2, d_ff=64, window=96),
+        transformer=TransformerConfig(
+            n_layers=2, d_model=32, n_heads=4, n_kv_heads=2, d_ff=64, window=96, pointer=True
+        ),
     )
 
 

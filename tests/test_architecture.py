@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gamegen_env"
 
-BELOW_ENGINE = {"actions", "config", "stream", "transformer", "sampling", "kv4", "engine"}
+BELOW_ENGINE = {"actions", "config", "stream", "transformer", "sampling", "kv4", "pointer", "engine"}
 MODELS = {
     "actions",
     "config",
@@ -20,6 +20,7 @@ MODELS = {
     "checkpoint",
     "tokenizer",
     "transformer",
+    "pointer",
     "kv4",
     "stream",
     "canvas",
@@ -33,7 +34,8 @@ RULES = {
     "image": set(),
     "keyboard": {"actions"},
     "tokenizer": {"config"},
-    "transformer": {"actions", "config"},
+    "transformer": {"actions", "config", "pointer"},
+    "pointer": {"config"},
     "kv4": {"transformer"},
     "sampling": set(),
     "stream": {"config"},
@@ -57,7 +59,17 @@ RULES = {
 }
 # What only some rooms may know of the world outside.
 OUTSIDE = {
-    "torch": {"tokenizer", "transformer", "kv4", "sampling", "engine", "checkpoint", "training"},
+    "torch": {
+        "tokenizer",
+        "transformer",
+        "pointer",
+        "kv4",
+        "sampling",
+        "engine",
+        "checkpoint",
+        "training",
+        "evaluation",
+    },
     "PIL": {"image", "games", "evaluation", "generate"},
     "gymnasium": {"__init__", "env", "vector_env", "episode", "sb3", "generate"},
     "stable_baselines3": {"sb3"},

@@ -20,8 +20,8 @@ from gamegen_env.config import ACT, END, KEY, SCROLL, UPD, ModelConfig, Transfor
 from gamegen_env.games.shards import Shard, write_shard
 from gamegen_env.stream import Grammar
 from gamegen_env.training.batches import Sampler
+from gamegen_env.training.objective import losses, total
 from gamegen_env.training.run import Run
-from gamegen_env.training.train_world import losses, total
 from gamegen_env.transformer import Transformer
 from tests.conftest import random_model
 

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from gamegen_env.config import ACT, END, KEY, SCROLL, UPD, ModelConfig
+from gamegen_env.pointer import mixture, scores
 from gamegen_env.stream import Grammar, Step
 from gamegen_env.transformer import FeatureTable, Transformer, attend, rotary_embedding, rotate, token_features
 from tests.conftest import random_model
@@ -44,11 +45,11 @@ def stream(config: ModelConfig) -> torch.Tensor:
 def test_hidden_states_are_causal(small_map_config: ModelConfig) -> None:
     model = random_model(small_map_config)[1]
     rows = stream(small_map_config)
-    hidden = model(rows)
+    hidden, _ = model(rows)
     changed = rows.clone()
     changed[0, -1, 1] = 0
-    torch.testing.assert_close(model(changed)[0, :-1], hidden[0, :-1], atol=1e-5, rtol=0)
-    assert (model(changed)[0, -1] - hidden[0, -1]).abs().max() > 1e-3
+    torch.testing.assert_close(model(changed)[0][0, :-1], hidden[0, :-1], atol=1e-5, rtol=0)
+    assert (model(changed)[0][0, -1] - hidden[0, -1]).abs().max() > 1e-3
 
 
 def test_hidden_states_forget_what_leaves_the_window(small_map_config: ModelConfig) -> None:
@@ -56,11 +57,11 @@ def test_hidden_states_forget_what_leaves_the_window(small_map_config: ModelConf
     t = small_map_config.transformer
     model = random_model(small_map_config)[1]
     rows = stream(small_map_config).repeat(1, 10, 1)
-    hidden = model(rows)
+    hidden, _ = model(rows)
     changed = rows.clone()
     changed[0, 0, 2] = (changed[0, 0, 2] + 1) % 64
     reach = t.n_layers * (t.window - 1)
-    after = model(changed)
+    after, _ = model(changed)
     assert rows.shape[1] > reach + 10
     assert (after[0, : t.window] - hidden[0, : t.window]).abs().max() > 1e-3
     torch.testing.assert_close(after[0, reach + 1 :], hidden[0, reach + 1 :], atol=1e-5, rtol=0)
@@ -123,11 +124,14 @@ def test_parameters_all_learn(small_map_config: ModelConfig) -> None:
     torch.manual_seed(0)
     model = Transformer(config)
     rows = stream(config)
-    hidden = model(rows)
-    cells = torch.tensor([7])
+    hidden, keys = model(rows)
+    query = model.code_query(hidden[0, -3:-2], torch.tensor([7]), torch.tensor([[2, 19]]), torch.tensor([4]))
+    assert model.pointer is not None
+    copy_query, sentinel = model.pointer(query)
+    codes = rows[0, :, 2]
     loss = (
         model.event_logits(hidden).square().sum()
-        + model.code_logits(hidden[0, -3:-2], cells, torch.tensor([[2, 19]]), torch.tensor([4])).square().sum()
+        + mixture(model.vocabulary_logits(query), sentinel, scores(copy_query, keys[0]), codes).square().sum()
         + sum(x.square().sum() for x in model.end_logits(hidden))
     )
     loss.backward()

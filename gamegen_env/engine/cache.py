@@ -84,6 +84,15 @@ class Window:
         return tuple(x[:, layer, rows] for x in (self.values, self.scale, self.minimum))
 
 
+def scores(q: Tensor, seen: Seen) -> Tensor:
+    """Compare queries (B, nkv, n, hd) with what is seen, both rotated: (B, nkv, n, W)."""
+    values, scale, minimum = seen
+    q = q * q.shape[-1] ** -0.5
+    # Long times short, then turned: faster than short times long where the keys come from memory.
+    logits = (values[0] @ q.transpose(2, 3)).transpose(2, 3).contiguous()
+    return logits.mul_(scale[0, :, :, None]).addcmul_(q.sum(-1, keepdim=True), minimum[0, :, :, None])
+
+
 def attend(q: Tensor, seen: Seen, unseen: Tensor | None) -> Tensor:
     """Attention over quantised keys and values.
 
@@ -92,10 +101,7 @@ def attend(q: Tensor, seen: Seen, unseen: Tensor | None) -> Tensor:
     Returns: (B, nkv, n, hd), rotated.
     """
     values, scale, minimum = seen
-    q = q * q.shape[-1] ** -0.5
-    # Long times short, then turned: faster than short times long where the keys come from memory.
-    logits = (values[0] @ q.transpose(2, 3)).transpose(2, 3).contiguous()
-    logits.mul_(scale[0, :, :, None]).addcmul_(q.sum(-1, keepdim=True), minimum[0, :, :, None])
+    logits = scores(q, seen)
     if unseen is not None:
         logits.masked_fill_(unseen, -torch.inf)
     weights = logits.softmax(-1)

@@ -17,18 +17,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gamegen_env.config import END, ModelConfig
+from gamegen_env.config import END, KEY, UPD, ModelConfig
 from gamegen_env.engine.base import Engine, State, StepBatch
-from gamegen_env.engine.cache import Ring, Window, attend, with_new
+from gamegen_env.engine.cache import Ring, Window, attend, scores, with_new
 from gamegen_env.engine.decide import Decoded, Decoding
 from gamegen_env.kv4 import hadamard
-from gamegen_env.transformer import Transformer, rotary_embedding
+from gamegen_env.transformer import Transformer, rotary_embedding, rotate
 
 ROWS = 24
 FEW_SLOTS = 4  # fewer games than this do not pay for waking threads
@@ -47,6 +48,11 @@ def tiles(model: Transformer) -> list[int]:
         whole = F.linear(rows, weight)
         sizes = [n for n in sizes if torch.equal(F.linear(rows[:n], weight), whole[:n])]
     return sizes
+
+
+def carried(tokens: np.ndarray) -> np.ndarray:
+    """Return the codes (n,) that token rows (n, 6) carry, -1 where none."""
+    return np.where(np.isin(tokens[:, 0], (KEY, UPD)), tokens[:, 2], -1)
 
 
 @contextmanager
@@ -87,9 +93,11 @@ class CachedEngine(Engine):
         self._tiles = tiles(transformer)
         self._length = np.zeros(num_slots, np.int64)  # tokens of each slot's last step
         self._place = torch.arange(t.window)
+        self._held = np.full((num_slots, t.window), -1, np.int16)  # the codes that the ring's tokens carry
 
     def _clear(self, slot: int) -> None:
         self._evict(slot)
+        self._held[slot] = -1
 
     def _evict(self, slot: int) -> None:
         self._resident[self._resident == slot] = -1
@@ -149,7 +157,7 @@ class CachedEngine(Engine):
                 self._length[slot] = decoding.count[row]
                 decoding.slot[row] = -1
             if (decoding.slot >= 0).any():
-                decoding.advance(self.transformer, hidden, self.temperature)
+                decoding.advance(self.transformer, hidden, partial(self._recall, decoding), self.temperature)
         return self._finish(slots, [results[slot] for slot in slots])
 
     def _start(self, decoding: Decoding, row: int, slot: int, action: int) -> None:
@@ -170,6 +178,7 @@ class CachedEngine(Engine):
         rotary = rotary_embedding(rows, position, self.config)
         row_index = torch.from_numpy(busy)
         at = position[row_index] % t.window
+        self._held[decoding.slot[busy], at.numpy()] = carried(decoding.token[busy])
         empty = (self._place > position[:used, None])[:, None, None]  # (used, 1, 1, window)
         unseen = empty if empty.any() else None
         x = model.embed(rows)
@@ -184,6 +193,22 @@ class CachedEngine(Engine):
             x = x + block.out((attended @ hadamard()).flatten(1))
             x = x + block.feed_forward(x)
         return model.norm(x)
+
+    def _recall(self, decoding: Decoding, query: Tensor, update: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Compare the updates to come with the windows of their rows: see `decide.Recall`."""
+        t, tile = self.config.transformer, len(query)
+        used = int((decoding.slot[:tile] >= 0).nonzero()[0][-1]) + 1
+        slots = decoding.slot[:used]
+        position = np.zeros(tile, np.int64)
+        position[:used] = np.where(slots >= 0, self.position[slots] + decoding.count[:used], 0)
+        rotary = rotary_embedding(torch.from_numpy(update), torch.from_numpy(position), self.config)
+        query = rotate(query, rotary[..., None, :, :]) @ hadamard()
+        copied = torch.zeros(tile, t.window)
+        copied[:used] = scores(query[:used, :, None], self._window.layer(t.n_layers - 1, slice(used))).sum(1)[:, 0]
+        held = np.full((tile, t.window), -1, np.int64)
+        held[:used] = self._held[slots]
+        held[np.arange(tile), position % t.window] = -1  # what the update will overwrite has left its window
+        return copied, torch.from_numpy(held)
 
     @torch.inference_mode()
     def _prefill(self, slot: int, tokens: np.ndarray) -> None:
@@ -200,6 +225,7 @@ class CachedEngine(Engine):
         distance = position[:, None] - key_position
         unseen = (distance < 0) | (distance >= t.window) | (key_position < 0)
         at = position % t.window
+        self._held[slot, at.numpy()] = carried(tokens)
         group = t.n_heads // t.n_kv_heads
         staged = []
         x = model.embed(rows)
@@ -218,9 +244,11 @@ class CachedEngine(Engine):
         self._commit(row, slot, start, start + size)
 
     def _save_context(self, slot: int) -> State:
-        return {name: array[slot].numpy().copy() for name, array in self.ring.arrays.items()}
+        context = {name: array[slot].numpy().copy() for name, array in self.ring.arrays.items()}
+        return context | {"held_codes": self._held[slot].copy()}
 
     def _load_context(self, slot: int, state: State) -> None:
         for name, array in self.ring.arrays.items():
             array[slot] = torch.from_numpy(np.asarray(state[name]))
+        self._held[slot] = state["held_codes"]
         self._evict(slot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,13 @@ from torch import Tensor
 
 from gamegen_env import sampling
 from gamegen_env.config import ACT, END, SCROLL, UPD
+from gamegen_env.pointer import mixture
 from gamegen_env.stream import Grammar
 from gamegen_env.transformer import Transformer
+
+# What an engine's window holds, for the pointer: (queries (n, nkv, hd), not rotated; rows (n, 6), the updates
+# to come) -> scores (n, W) and codes (n, W) int64, -1 where there is nothing to copy.
+Recall = Callable[[Tensor, np.ndarray], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,12 @@ class Decoding:
             np.array([x, y]),
         )
 
-    def advance(self, model: Transformer, hidden: Tensor, temperature: float) -> None:
+    def advance(self, model: Transformer, hidden: Tensor, recall: Recall, temperature: float) -> None:
         """Choose the next token of the first n rows, where there is a step whose last token is not END.
 
         Args: hidden: (n, d_model) at the last tokens. All n rows are computed, in one
               shape, so that a row's result does not depend on how many are in use.
+              recall: asked only if the model has a pointer.
         """
         grammar, n = self.grammar, len(hidden)
         token, count, codes = self.token[:n], self.count[:n], self.codes[:n]
@@ -88,8 +95,16 @@ class Decoding:
             cells = np.where(updating, event, 0)
             present = torch.from_numpy(codes[np.arange(n), cells])
             origins = torch.from_numpy(token[:, 3:5])
-            code_logits = model.code_logits(hidden, torch.from_numpy(cells), origins, present)
-            code_logits = code_logits.scatter(1, present[:, None], -torch.inf)
+            query = model.code_query(hidden, torch.from_numpy(cells), origins, present)
+            code_logits = model.vocabulary_logits(query).scatter(1, present[:, None], -torch.inf)
+            if model.pointer is not None:
+                update = token.copy()
+                update[:, 0], update[:, 1] = UPD, cells
+                copy_query, sentinel = model.pointer(query)
+                copied, held = recall(copy_query, update)
+                copied = copied.masked_fill((held < 0) | (held == present[:, None]), -torch.inf)
+                code_logits = mixture(code_logits, sentinel, copied, held.clamp_min(0))
+                code_logits = code_logits.scatter(1, present[:, None], -torch.inf)
             drawn = draw(code_logits, sampling.CODE)
             for row in updating.nonzero()[0]:
                 token[row, :3] = UPD, cells[row], drawn[row]

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gamegen_env.config import END, KEY
+from gamegen_env.config import END, KEY, UPD
 from gamegen_env.engine.base import Engine, State, StepBatch
-from gamegen_env.engine.decide import Decoding
+from gamegen_env.engine.decide import Decoding, Recall
 from gamegen_env.kv4 import dequantise, hadamard, quantise
-from gamegen_env.transformer import rotary_embedding
+from gamegen_env.pointer import scores
+from gamegen_env.transformer import rotary_embedding, rotate
 
 
 class ReferenceEngine(Engine):
@@ -47,12 +48,13 @@ class ReferenceEngine(Engine):
                 self._stream[slot] = np.concatenate([self._stream[slot], decoding.token])
                 if decoding.token[0, 0] == END:
                     break
-                decoding.advance(self.transformer, self._hidden(self._stream[slot])[-1:], self.temperature)
+                hidden, recall = self._hidden(self._stream[slot])
+                decoding.advance(self.transformer, hidden[-1:], recall, self.temperature)
             results.append(decoding.result(0))
         return self._finish(slots, results)
 
-    def _hidden(self, stream: np.ndarray) -> Tensor:
-        """Hidden states (S, d_model) of a whole stream (S, 6)."""
+    def _hidden(self, stream: np.ndarray) -> tuple[Tensor, Recall]:
+        """Hidden states (S, d_model) of a whole stream (S, 6), and what an update after it may recall."""
         model = self.transformer
         rows = torch.from_numpy(stream)
         size = len(stream)
@@ -81,7 +83,17 @@ class ReferenceEngine(Engine):
             mixed = (weights * same) @ per_head(staged_v) + (weights * ~same) @ per_head(stored_v)
             x = x + block.out((mixed @ hadamard()).transpose(0, 1).flatten(1))
             x = x + block.feed_forward(x)
-        return model.norm(x)
+
+        def recall(query: Tensor, update: np.ndarray) -> tuple[Tensor, Tensor]:
+            rotary = rotary_embedding(torch.from_numpy(update), torch.tensor([size]), self.config)
+            query = rotate(query, rotary[..., None, :, :]) @ hadamard()
+            # The update belongs to the unit of the last token, whose keys are not yet committed.
+            keys = torch.where(same[-1, :, None], staged_k, stored_k).transpose(0, 1)
+            seen = (rows[:, 0] == KEY) | (rows[:, 0] == UPD)
+            seen &= size - position < self.config.transformer.window
+            return scores(query, keys), torch.where(seen, rows[:, 2], -1)[None]
+
+        return model.norm(x), recall
 
     def _cached(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Rotated keys or values as the step being decoded sees them, and as later steps do."""

@@ -22,47 +22,19 @@ import os
 import time
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from gamegen_env.checkpoint import load_checkpoint, load_tokenizer, save_checkpoint
 from gamegen_env.config import PRESETS
 from gamegen_env.kv4 import FakeQuantise
-from gamegen_env.training.batches import Batch, Sampler
+from gamegen_env.training.batches import Sampler
 from gamegen_env.training.data import load_streams
+from gamegen_env.training.objective import losses, total
 from gamegen_env.training.run import Run
 from gamegen_env.transformer import KVTransform, Transformer, count_parameters, matrices
 
 VALIDATION_SEED = 2**40
 VALIDATION_BATCHES = 4
-
-
-def losses(model: Transformer, batch: Batch, kv_noise: KVTransform | None = None) -> dict[str, Tensor]:
-    """Return the mean cross-entropy (nats) of each head on a batch, and hit rates of event and code."""
-    hidden = model(torch.from_numpy(batch.rows), kv_noise).flatten(0, 1)
-    event = torch.from_numpy(batch.event)
-    event_logits = model.event_logits(hidden[torch.from_numpy(batch.event_at)]).float()
-    code = torch.from_numpy(batch.code)
-    present = torch.from_numpy(batch.present)
-    code_logits = model.code_logits(
-        hidden[torch.from_numpy(batch.code_at)], torch.from_numpy(batch.cell), torch.from_numpy(batch.origin), present
-    ).float()
-    # As the sampler does: an update never repeats the code that is there.
-    code_logits = code_logits.scatter(1, present[:, None], -1e4)
-    reward_logits, done_logits = model.end_logits(hidden[torch.from_numpy(batch.end_at)])
-    return {
-        "event": F.cross_entropy(event_logits, event),
-        "code": F.cross_entropy(code_logits, code),
-        "reward": F.cross_entropy(reward_logits.float(), torch.from_numpy(batch.reward)),
-        "done": F.cross_entropy(done_logits.float(), torch.from_numpy(batch.done)),
-        "event_hit": (event_logits.argmax(1) == event).float().mean(),
-        "code_hit": (code_logits.argmax(1) == code).float().mean(),
-    }
-
-
-def total(parts: dict[str, Tensor]) -> Tensor:
-    return parts["event"] + parts["code"] + 0.5 * (parts["reward"] + parts["done"])
 
 
 class Optimizers(torch.optim.Optimizer):
@@ -95,6 +67,21 @@ class Optimizers(torch.optim.Optimizer):
             state = part.state_dict()
             state["state"] = {i // 2: s for i, s in state_dict["state"].items() if i % 2 == which}
             part.load_state_dict(state)
+
+
+def start_from(model: Transformer, source: Transformer, name: str) -> None:
+    """Give a model the weights of another one, which may lack the pointer.
+
+    Raises: ValueError if they differ in anything else.
+    """
+    weights, own = source.state_dict(), model.state_dict()
+    differ = sorted(
+        k for k in weights.keys() | own.keys()
+        if not k.startswith("pointer.") and (k not in weights or k not in own or weights[k].shape != own[k].shape)
+    )  # fmt: skip
+    if differ:
+        raise ValueError(f"--from {name}: expected the preset's tensors, got others: {differ[:5]}")
+    model.load_state_dict({k: v for k, v in weights.items() if k in own}, strict=False)
 
 
 def start_processes() -> tuple[int, int]:
@@ -143,6 +130,9 @@ def main(argv: list[str] | None = None) -> None:
         help="start from the weights of this model instead of from scratch",
     )
     parser.add_argument("--preset", default="pocket", choices=sorted(PRESETS))
+    parser.add_argument(
+        "--pointer", action=argparse.BooleanOptionalAction, default=None, help="copy codes from the window (preset)"
+    )
     parser.add_argument("--steps", type=int, default=2000, help="optimiser steps (default: %(default)s)")
     parser.add_argument(
         "--minutes",
@@ -176,6 +166,8 @@ def main(argv: list[str] | None = None) -> None:
         torch.distributed.barrier()
     tokenizer = load_tokenizer(args.tokenizer)
     config = dataclasses.replace(PRESETS[args.preset], tokenizer=tokenizer.config)
+    if args.pointer is not None:
+        config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, pointer=args.pointer))
     run = Run(args.out, {**vars(args), "processes": world, "model": dataclasses.asdict(config)})
     sequence = args.sequence or config.transformer.window
     games = args.games.split(",") if args.games else None
@@ -193,7 +185,7 @@ def main(argv: list[str] | None = None) -> None:
     model = Transformer(config)
     model.set_code_embedding(tokenizer.codebook)
     if args.start_from is not None:
-        model.load_state_dict(load_checkpoint(args.start_from).transformer.state_dict())
+        start_from(model, load_checkpoint(args.start_from).transformer, args.start_from)
     optimizer = Optimizers(model, args.learning_rate)
     start = run.resume(model, optimizer)
     if world > 1 and rank == 0:
