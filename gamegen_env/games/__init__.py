@@ -14,6 +14,7 @@ from gamegen_env.games.base import SPLITS, GameSource
 _SOURCES = {
     "ale": ("gamegen_env.games.ale", "AleSource"),
     "gameworld": ("gamegen_env.games.gameworld", "GameworldSource"),
+    "physics": ("gamegen_env.games.physics", "PhysicsSource"),
     "procgen": ("gamegen_env.games.procgen", "ProcgenSource"),
     "vizdoom": ("gamegen_env.games.vizdoom", "VizdoomSource"),
 }
