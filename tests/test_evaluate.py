@@ -44,6 +44,28 @@ def test_moving_marks_whole_cells_that_differ() -> None:
     assert mask.sum() == 16
 
 
+def test_flicker_is_what_blinks_where_the_truth_is_still() -> None:
+    truth = np.zeros((1, 5, 8, 8, 3), np.uint8)
+    truth[:, 3:, 4:, 4:] = 200  # one of four cells moves, at step 3
+    assert metrics.flicker(truth, truth).tolist() == [0]
+    played = truth.copy()
+    played[:, 2, :4, :4] = 99
+    # Still at steps 1, 2, 3: three cells always, the fourth at step 1 only.
+    assert metrics.flicker(played, truth).tolist() == [pytest.approx(1 / 10)]
+    played[:, 3:, :4, :4] = 99  # it stays: wrong, but no flicker
+    assert metrics.flicker(played, truth).tolist() == [0]
+
+
+def test_ghosts_are_cells_that_never_moved_in_the_truth() -> None:
+    before = np.zeros((1, 8, 8, 3), np.uint8)
+    truth = np.zeros((1, 3, 8, 8, 3), np.uint8)
+    truth[:, 1, :4, :4] = 200
+    played = np.zeros_like(truth)
+    played[:, :, :4, :4] = 99  # too early at step 0; from step 1 on it is where something has been
+    played[:, 2, 4:, :4] = 99
+    assert metrics.ghosts(played, truth, before).tolist() == [[1, 0, 1]]
+
+
 @pytest.fixture
 def recording(tmp_path: Path, picture: np.ndarray) -> Path:
     """Three clips of a picture with a square that walks."""

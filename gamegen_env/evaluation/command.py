@@ -16,6 +16,11 @@ and a model that does nothing looks good on it.
 With --branches N, N states of the live game: the model and the game hold the same keys from
 equal states, and a generated branch is right if it looks most like its own real branch
 (`branching.py`). That needs the game's package.
+
+With --sequences N, N windows of true history per game: rewards, ends, permanence (`histories.py`).
+With --inverse N, a network that has learned in N steps to read the keys off real clips reads
+them off generated ones (`inverse.py`). With --drift M, M minutes of play under random keys
+(`drift.py`). With --rooms N, N rooms of each kind whose laws are known (`physics.py`).
 """
 
 from __future__ import annotations
@@ -30,9 +35,14 @@ from tqdm import tqdm
 
 from gamegen_env.checkpoint import load_checkpoint
 from gamegen_env.evaluation.branching import BRANCHES, evaluate_branches, find
-from gamegen_env.evaluation.report import table
-from gamegen_env.evaluation.rollouts import CONTEXT, choose, evaluate_game
+from gamegen_env.evaluation.drift import evaluate_drift
+from gamegen_env.evaluation.histories import evaluate_histories
+from gamegen_env.evaluation.inverse import evaluate_inverse
+from gamegen_env.evaluation.physics import evaluate_physics
+from gamegen_env.evaluation.report import consistency_table, control_table, fidelity_table, physics_table
+from gamegen_env.evaluation.rollouts import CONTEXT, choose, fidelity, roll_out
 from gamegen_env.files import write_atomic
+from gamegen_env.games.physics import TOKENS as ROOMS
 from gamegen_env.games.shards import iter_clips, read_meta, read_shard
 from gamegen_env.training.data import load_streams
 from gamegen_env.world import World
@@ -50,6 +60,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--branches", type=int, default=0, help="states per game from which to branch (default: %(default)s)"
     )
+    parser.add_argument("--sequences", type=int, default=0, help="windows of true history per game (default: none)")
+    parser.add_argument("--inverse", type=int, default=0, help="training steps of the key reader (default: none)")
+    parser.add_argument("--drift", type=float, default=0, help="minutes of play per game (default: none)")
+    parser.add_argument("--rooms", type=int, default=0, help="rooms per kind of physics (default: none)")
     parser.add_argument("--kv-bits", type=int, default=4, choices=(4, 16))
     parser.add_argument("--temperature", type=float, default=0.5)
     parser.add_argument("--out", required=True, help="folder for figures.json and a strip per game")
@@ -60,20 +74,32 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = load_checkpoint(args.model)
     games = args.games.split(",") if args.games else None
     streams = load_streams(args.data, args.split, checkpoint.config, checkpoint.tokenizer, 0.0, games)
-    world = World(args.model, max(args.clips, BRANCHES), kv_bits=args.kv_bits, temperature=args.temperature)
+    slots = max(args.clips, args.rooms, BRANCHES)
+    world = World(args.model, slots, kv_bits=args.kv_bits, temperature=args.temperature)
     report: dict[str, dict] = {}
     for stream in tqdm(streams, desc="games", unit="game"):
         shards = sorted((Path(args.data) / args.split / stream.game).glob("shard-*.safetensors"))
         clips = [clip.frames for path in shards for clip in iter_clips(read_shard(path))]
         chosen = choose(stream, clips, args.clips, np.random.default_rng(0))
-        report[stream.game], strip = evaluate_game(world, stream, chosen)
-        image = Image.fromarray(strip)
+        rollouts = roll_out(world, chosen)
+        figures = fidelity(rollouts) | {"updates_per_step": round(float(np.diff(stream.update_ptr).mean()), 2)}
+        image = Image.fromarray(rollouts.strip())
         image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST).save(out / f"{stream.game}.png")
         if args.branches:
             game_id = read_meta(shards[0])[0]["game"]
             starts = find(game_id, args.split, args.branches)
-            report[stream.game].update(evaluate_branches(world, checkpoint, starts))
-        tqdm.write(f"{stream.game}: " + json.dumps(report[stream.game]))
+            figures.update(evaluate_branches(world, checkpoint, starts))
+        if args.sequences:
+            figures.update(evaluate_histories(checkpoint, stream, args.sequences))
+        if args.drift:
+            tokens = np.unique(stream.action).tolist()
+            figures.update(evaluate_drift(world, clips, tokens, args.drift, args.clips))
+        if args.inverse:
+            train = sorted((Path(args.data) / "train" / stream.game).glob("shard-*.safetensors"))
+            figures.update(evaluate_inverse(rollouts, train, args.inverse))
+        report[stream.game] = figures
+        tqdm.write(f"{stream.game}: " + json.dumps(figures))
+    physics = {kind: evaluate_physics(world, checkpoint, kind, args.rooms) for kind in ROOMS if args.rooms}
     summary = {
         "model": args.model,
         "fingerprint": checkpoint.fingerprint,
@@ -81,9 +107,13 @@ def main(argv: list[str] | None = None) -> None:
         "temperature": args.temperature,
         "context": CONTEXT,
         "games": report,
+        "physics": physics,
     }
     write_atomic(out / "figures.json", (json.dumps(summary, indent=2) + "\n").encode())
-    print(table(report))
+    tables = [fidelity_table(report), control_table(report), consistency_table(report)]
+    if physics:
+        tables.append(physics_table(physics))
+    print(*tables, sep="\n\n")
 
 
 if __name__ == "__main__":

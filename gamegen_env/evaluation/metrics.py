@@ -22,9 +22,37 @@ def psnr(frames: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) 
     return 10 * np.log10(255**2 / np.maximum(mean, 255**2 / 10 ** (PSNR_CAP / 10)))
 
 
-def moving(frozen: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return the pixels (..., H, W) of 4x4 cells in which two pictures differ by more than 8 somewhere."""
-    differs = (np.abs(frozen.astype(np.int16) - truth) > 8).any(-1)
+def differing(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the 4x4 cells (..., H / 4, W / 4) in which two pictures differ by more than 8 somewhere."""
+    differs = (np.abs(a.astype(np.int16) - b) > 8).any(-1)
     *lead, height, width = differs.shape
-    cells = differs.reshape(*lead, height // 4, 4, width // 4, 4).any((-3, -1))
-    return cells.repeat(4, -2).repeat(4, -1)
+    return differs.reshape(*lead, height // 4, 4, width // 4, 4).any((-3, -1))
+
+
+def moving(frozen: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the pixels (..., H, W) of the cells in which two pictures differ."""
+    return differing(frozen, truth).repeat(4, -2).repeat(4, -1)
+
+
+def flicker(played: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the share of still cells that blink: change and are back a step later.
+
+    A cell is still at step t if the truth shows the same at t - 1, t and t + 1.
+
+    Args:    played, truth: (n, T, H, W, 3) uint8, T >= 3.
+    Returns: (n,) float64; NaN where no cell is ever still.
+    """
+    still = ~differing(truth[:, 1:-1], truth[:, :-2]) & ~differing(truth[:, 2:], truth[:, 1:-1])
+    blinks = differing(played[:, 1:-1], played[:, :-2]) & ~differing(played[:, 2:], played[:, :-2])
+    count = still.sum((1, 2, 3))
+    return np.where(count > 0, (blinks & still).sum((1, 2, 3)) / np.maximum(count, 1), np.nan)
+
+
+def ghosts(played: np.ndarray, truth: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Count the cells that show something else although nothing has ever moved there in the truth.
+
+    Args:    played, truth: (n, T, H, W, 3) uint8; before: (n, H, W, 3), the frame before both.
+    Returns: (n, T) int64.
+    """
+    moved = np.logical_or.accumulate(differing(truth, before[:, None]), axis=1)
+    return (differing(played, before[:, None]) & ~moved).sum((2, 3))

@@ -1,16 +1,27 @@
-"""Figures as a table."""
+"""Figures as tables."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import isnan
 
-def table(report: dict[str, dict]) -> str:
-    """Return the figures as a Markdown table: PSNR of the whole frame, and in brackets of the moving cells."""
+
+def rows(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def number(figures: dict, name: str, digits: int) -> str:
+    """Return one figure, or a dash where there is none."""
+    value = figures.get(name, float("nan"))
+    return "–" if isnan(value) else f"{value:.{digits}f}"
+
+
+def fidelity_table(report: dict[str, dict]) -> str:
+    """PSNR of the whole frame, and in brackets of the moving cells."""
     columns = [("next", "model"), ("next", "frozen"), ("16", "model"), ("16", "frozen"), ("16", "shuffled"),
                ("64", "model"), ("64", "frozen"), ("64", "shuffled"), ("64", "ceiling")]  # fmt: skip
-    lines = [
-        "| game | updates/step | " + " | ".join(f"{when}: {name}" for when, name in columns) + " | keys |",
-        "|---" * (len(columns) + 3) + "|",
-    ]
 
     def cell(figures: dict, when: str, name: str) -> str:
         if when == "64":
@@ -18,12 +29,52 @@ def table(report: dict[str, dict]) -> str:
         if f"{when}_{name}" not in figures:
             return "–"
         mark = f" at {when}" if when not in ("next", "16", "64") else ""
-        return f"{figures[f'{when}_{name}']:.1f} ({figures.get(f'{when}_moving_{name}', float('nan')):.1f}){mark}"
+        return f"{figures[f'{when}_{name}']:.1f} ({number(figures, f'{when}_moving_{name}', 1)}){mark}"
 
-    for game, figures in report.items():
-        cells = [cell(figures, when, name) for when, name in columns]
-        keys = "–"
-        if "branch" in figures:
-            keys = f"{figures['branch']:.2f} of {figures['branch_ceiling']:.2f}, chance {figures['branch_chance']:.2f}"
-        lines.append(f"| {game} | {figures['updates_per_step']} | " + " | ".join(cells) + f" | {keys} |")
-    return "\n".join(lines)
+    head = ["game", "updates/step", *(f"{when}: {name}" for when, name in columns)]
+    body = [
+        [game, number(figures, "updates_per_step", 2), *(cell(figures, *column) for column in columns)]
+        for game, figures in report.items()
+    ]
+    return rows(head, body)
+
+
+def control_table(report: dict[str, dict]) -> str:
+    """Obedience to the keys, distance of short clips, rewards and ends."""
+
+    def branches(figures: dict) -> str:
+        if "branch" not in figures:
+            return "–"
+        return f"{figures['branch']:.2f} of {figures['branch_ceiling']:.2f}, chance {figures['branch_chance']:.2f}"
+
+    columns = [("keys read", "inverse", 2), ("in real clips", "inverse_real", 2), ("commonest", "inverse_commonest", 2),
+               ("Fréchet", "frechet", 2), ("between real", "frechet_real", 2),
+               ("reward F1", "reward_f1", 2), ("end F1", "done_f1", 2)]  # fmt: skip
+    body = [
+        [game, branches(figures), *(number(figures, name, digits) for _, name, digits in columns)]
+        for game, figures in report.items()
+    ]
+    return rows(["game", "branches", *(title for title, _, _ in columns)], body)
+
+
+def consistency_table(report: dict[str, dict]) -> str:
+    """Permanence, ghosts, flicker and drift."""
+    columns = [("back after 1 step", "returns_1", 2), ("2–8", "returns_8", 2), ("9–32", "returns_32", 2),
+               ("ghosts/100 frames at 16", "16_ghosts_per_100", 0), ("at 64", "64_ghosts_per_100", 0),
+               ("flicker %", "flicker_percent", 3), ("drift, 1 min", "drift_1", 2), ("5", "drift_5", 2),
+               ("15", "drift_15", 2), ("collapsed", "collapsed", 2)]  # fmt: skip
+    body = [[game, *(number(figures, name, digits) for _, name, digits in columns)] for game, figures in report.items()]
+    return rows(["game", *(title for title, _, _ in columns)], body)
+
+
+def physics_table(report: dict[str, dict[str, dict[str, float]]]) -> str:
+    """The physics figures: model, frozen frame, true places to whole pixels."""
+    columns = [("off by, px, at 8", "position_8", 1), ("16", "position_16", 1), ("32", "position_32", 1),
+               ("acceleration", "acceleration", 3), ("bounce, °", "bounce", 0),
+               ("in walls", "penetration", 3), ("lost", "lost", 3)]  # fmt: skip
+    body = [
+        [kind, who, *(number(figures, name, digits) for _, name, digits in columns)]
+        for kind, players in report.items()
+        for who, figures in players.items()
+    ]
+    return rows(["room", "player", *(title for title, _, _ in columns)], body)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gamegen_env.codec import Stream
-from gamegen_env.evaluation.metrics import moving, psnr
+from gamegen_env.evaluation.metrics import flicker, ghosts, moving, psnr
 from gamegen_env.stream import Step
 from gamegen_env.world import World
 
@@ -88,23 +88,45 @@ def ceiling(world: World, clips: Clips) -> np.ndarray:
     return np.stack(shown, axis=1)
 
 
-def evaluate_game(world: World, stream: Stream, clips: Clips) -> tuple[dict, np.ndarray]:
-    """Measure one game.
+@dataclass(frozen=True)
+class Rollouts:
+    """What a model and its controls made of n clips."""
 
-    Returns: figures by name, and a strip to look at: real above generated, (2 H, 8 W, 3) uint8.
-    """
-    horizon = clips.horizon
-    actions = clips.actions(CONTEXT, CONTEXT + horizon)
+    clips: Clips
+    tried: np.ndarray  # (n, TRIED, H, W, 3) uint8, next frames after true histories
+    played: np.ndarray  # (n, horizon, H, W, 3), alone, under the true actions
+    shuffled: np.ndarray  # the same under another clip's actions
+    decoded: np.ndarray  # (n, CONTEXT + horizon, H, W, 3), the true steps
+
+    @property
+    def truth(self) -> np.ndarray:
+        return self.clips.truth(CONTEXT, CONTEXT + self.clips.horizon)
+
+    @property
+    def before(self) -> np.ndarray:
+        """The last true frame that the model has seen, (n, H, W, 3)."""
+        return self.clips.truth(CONTEXT - 1, CONTEXT)[:, 0]
+
+    def strip(self) -> np.ndarray:
+        """A strip to look at, of the first clip: real above generated, (2 H, 8 W, 3) uint8."""
+        places = np.linspace(0, self.clips.horizon - 1, 8).astype(int)
+        return np.concatenate([np.concatenate(list(x[0, places]), axis=1) for x in (self.truth, self.played)])
+
+
+def roll_out(world: World, clips: Clips) -> Rollouts:
+    """Let a model play on from clips, and its controls."""
+    actions = clips.actions(CONTEXT, CONTEXT + clips.horizon)
     tried, played = play_on(world, clips, actions)
-    other = np.random.default_rng(0).permutation(horizon)
+    other = np.random.default_rng(0).permutation(clips.horizon)
     _, shuffled = play_on(world, clips, np.roll(actions, 1, axis=0)[:, other])
-    decoded = ceiling(world, clips)
-    truth = clips.truth(CONTEXT, CONTEXT + horizon)
-    frozen = np.broadcast_to(clips.truth(CONTEXT - 1, CONTEXT), truth.shape)
-    figures: dict[str, object] = {
-        "clips": len(clips.frames), "horizon": horizon,
-        "updates_per_step": round(float(np.diff(stream.update_ptr).mean()), 2),
-    }  # fmt: skip
+    return Rollouts(clips, tried, played, shuffled, ceiling(world, clips))
+
+
+def fidelity(rollouts: Rollouts) -> dict[str, float | int]:
+    """Return PSNR of the model and its controls, ghosts and flicker, with half-widths of 95 % intervals."""
+    clips, truth = rollouts.clips, rollouts.truth
+    horizon = clips.horizon
+    figures: dict[str, float | int] = {"clips": len(clips.frames), "horizon": horizon}
 
     def put(name: str, values: np.ndarray) -> None:
         values = values[np.isfinite(values)]
@@ -114,15 +136,20 @@ def evaluate_game(world: World, stream: Stream, clips: Clips) -> tuple[dict, np.
 
     true_next, before = clips.truth(CONTEXT - TRIED, CONTEXT), clips.truth(CONTEXT - TRIED - 1, CONTEXT - 1)
     mask = moving(before, true_next)
-    for name, frames in (("model", tried), ("frozen", before), ("ceiling", decoded[:, CONTEXT - TRIED : CONTEXT])):
+    decoded = rollouts.decoded
+    for name, frames in (
+        ("model", rollouts.tried), ("frozen", before), ("ceiling", decoded[:, CONTEXT - TRIED : CONTEXT])
+    ):  # fmt: skip
         put(f"next_{name}", psnr(frames, true_next).mean(1))
         put(f"next_moving_{name}", np.nanmean(psnr(frames, true_next, mask), axis=1) if mask.any() else np.array([]))
-    kinds = {"model": played, "frozen": frozen, "shuffled": shuffled, "ceiling": decoded[:, CONTEXT:]}
+    frozen = np.broadcast_to(rollouts.before[:, None], truth.shape)
+    kinds = {"model": rollouts.played, "frozen": frozen, "shuffled": rollouts.shuffled, "ceiling": decoded[:, CONTEXT:]}
     for h in sorted({min(h, horizon) for h in HORIZONS}):
         at = truth[:, h - 1]
         for name, frames in kinds.items():
             put(f"{h}_{name}", psnr(frames[:, h - 1], at))
-            put(f"{h}_moving_{name}", psnr(frames[:, h - 1], at, moving(frozen[:, 0], at)))
-    places = np.linspace(0, horizon - 1, 8).astype(int)
-    strip = np.concatenate([np.concatenate(list(x[0, places]), axis=1) for x in (truth, played)])
-    return figures, strip
+            put(f"{h}_moving_{name}", psnr(frames[:, h - 1], at, moving(rollouts.before, at)))
+        put(f"{h}_ghosts_per_100", 100.0 * ghosts(rollouts.played, truth, rollouts.before)[:, h - 1])
+    if horizon >= 3:
+        put("flicker_percent", 100 * flicker(rollouts.played, truth))
+    return figures
