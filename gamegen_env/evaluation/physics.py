@@ -123,7 +123,8 @@ def measure(paths: Sequence[Path], played: np.ndarray) -> dict[str, float]:
             fall.append(abs(fitted - path.room.gravity))
         # Directions over four steps, if nothing else is touched meanwhile.
         after = slice(free + 1, free + 6)
-        if len(touched) and free + 6 <= HORIZON and not (touched[1:] <= free + 5).any() and not lost[i, after].any():
+        again = touched[touched > free + 1]  # one contact turns the velocity of two steps
+        if len(touched) and free + 6 <= HORIZON and not (again <= free + 5).any() and not lost[i, after].any():
             turn.append(_angle(place[i, after], truth[i, after]))
     figures["acceleration"] = float(np.mean(fall)) if fall else float("nan")
     figures["bounce"] = float(np.nanmean(turn)) if turn else float("nan")
