@@ -94,6 +94,7 @@ class TransformerConfig:
     window: int = 2048  # tokens that a token can attend to, itself included
     n_actions: int = N_ACTIONS
     pointer: bool = False  # codes may be copied from the window
+    ballistics: bool = False  # cells may be foretold from the paths of the latest updates
 
     def __post_init__(self) -> None:
         _positive(self, "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "window", "n_actions")

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gamegen_env.actions import N_BUTTONS, N_DIRECTIONS
+from gamegen_env.ballistics import Ballistics
 from gamegen_env.config import (
     ACT,
     KEY,
@@ -250,6 +251,7 @@ class Transformer(nn.Module):
         self.code_norm = nn.RMSNorm(t.d_model)
         self.end_head = nn.Linear(t.d_model, N_REWARD_CLASSES + 2)
         self.pointer = Pointer(t) if t.pointer else None
+        self.ballistics = Ballistics(config) if t.ballistics else None
         self.apply(self._initialise)
         for block in self.layers():
             for linear in (block.out, block.down):
@@ -289,7 +291,7 @@ class Transformer(nn.Module):
         Args:    rows: (B, S, 6) integer. kv_noise: applied to keys and values, to train
                  for the quantised cache.
         Returns: hidden states (B, S, d_model), normed, what the heads read; keys of the last
-                 block (B, S, nkv, hd), rotated, what the pointer reads.
+                 block (B, S, nkv, hd), rotated, what pointer and ballistic attention compare with.
         """
         window = self.config.transformer.window
         size = rows.shape[1]

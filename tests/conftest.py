@@ -51,7 +51,7 @@ def small_map_config() -> ModelConfig:
         tokenizer=TokenizerConfig(codebook_size=64, code_dim=8, d_hidden=16),
         stream=StreamConfig(view_cells=4, max_scroll=2),
         transformer=TransformerConfig(
-            n_layers=2, d_model=32, n_heads=4, n_kv_heads=2, d_ff=64, window=96, pointer=True
+            n_layers=2, d_model=32, n_heads=4, n_kv_heads=2, d_ff=64, window=96, pointer=True, ballistics=True
         ),
     )
 

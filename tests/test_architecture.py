@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gamegen_env"
 
-BELOW_ENGINE = {"actions", "config", "stream", "transformer", "sampling", "kv4", "pointer", "engine"}
+BELOW_ENGINE = {"actions", "ballistics", "config", "stream", "transformer", "sampling", "kv4", "pointer", "engine"}
 MODELS = {
     "actions",
     "config",
@@ -20,6 +20,7 @@ MODELS = {
     "checkpoint",
     "tokenizer",
     "transformer",
+    "ballistics",
     "pointer",
     "kv4",
     "stream",
@@ -34,7 +35,8 @@ RULES = {
     "image": set(),
     "keyboard": {"actions"},
     "tokenizer": {"config"},
-    "transformer": {"actions", "config", "pointer"},
+    "transformer": {"actions", "ballistics", "config", "pointer"},
+    "ballistics": {"config"},
     "pointer": {"config"},
     "kv4": {"transformer"},
     "sampling": set(),
@@ -63,6 +65,7 @@ OUTSIDE = {
         "tokenizer",
         "transformer",
         "pointer",
+        "ballistics",
         "kv4",
         "sampling",
         "engine",

@@ -93,7 +93,7 @@ def test_cached_hidden_states_equal_recomputed_ones(
         play(engine, 0, ACTIONS[:20])
     stream = reference._stream[0]
     with torch.inference_mode():
-        hidden, _ = reference._hidden(stream)
+        hidden, *_ = reference._hidden(stream)
     decoded = torch.from_numpy(stream[:, 0] != KEY)
     torch.testing.assert_close(torch.stack(seen), hidden[decoded], atol=1e-4, rtol=0)
 

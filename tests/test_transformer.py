@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from gamegen_env.ballistics import Paths
 from gamegen_env.config import ACT, END, KEY, SCROLL, UPD, ModelConfig
 from gamegen_env.pointer import mixture, scores
 from gamegen_env.stream import Grammar, Step
@@ -129,8 +130,13 @@ def test_parameters_all_learn(small_map_config: ModelConfig) -> None:
     assert model.pointer is not None
     copy_query, sentinel = model.pointer(query)
     codes = rows[0, :, 2]
+    assert model.ballistics is not None
+    compared = torch.einsum("hd,khd->hk", model.ballistics.queries(hidden[0, -1]), keys[0].repeat_interleave(2, dim=1))
+    motion, elapsed = model.ballistics.motion(hidden), torch.arange(rows.shape[1])[None].float()
+    led = model.ballistics(hidden[0, -1:], Paths(compared[None], rows[..., 1].long(), motion, elapsed))
     loss = (
         model.event_logits(hidden).square().sum()
+        + led.square().sum()
         + mixture(model.vocabulary_logits(query), sentinel, scores(copy_query, keys[0]), codes).square().sum()
         + sum(x.square().sum() for x in model.end_logits(hidden))
     )

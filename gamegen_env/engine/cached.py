@@ -24,10 +24,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gamegen_env.ballistics import Paths
 from gamegen_env.config import END, KEY, UPD, ModelConfig
 from gamegen_env.engine.base import Engine, State, StepBatch
 from gamegen_env.engine.cache import Ring, Window, attend, scores, with_new
 from gamegen_env.engine.decide import Decoded, Decoding
+from gamegen_env.engine.latest import Latest
 from gamegen_env.kv4 import hadamard
 from gamegen_env.transformer import Transformer, rotary_embedding, rotate
 
@@ -94,10 +96,12 @@ class CachedEngine(Engine):
         self._length = np.zeros(num_slots, np.int64)  # tokens of each slot's last step
         self._place = torch.arange(t.window)
         self._held = np.full((num_slots, t.window), -1, np.int16)  # the codes that the ring's tokens carry
+        self._latest = Latest(num_slots)
 
     def _clear(self, slot: int) -> None:
         self._evict(slot)
         self._held[slot] = -1
+        self._latest.clear(slot)
 
     def _evict(self, slot: int) -> None:
         self._resident[self._resident == slot] = -1
@@ -157,7 +161,8 @@ class CachedEngine(Engine):
                 self._length[slot] = decoding.count[row]
                 decoding.slot[row] = -1
             if (decoding.slot >= 0).any():
-                decoding.advance(self.transformer, hidden, partial(self._recall, decoding), self.temperature)
+                recall, follow = partial(self._recall, decoding), partial(self._follow, decoding)
+                decoding.advance(self.transformer, hidden, recall, follow, self.temperature)
         return self._finish(slots, [results[slot] for slot in slots])
 
     def _start(self, decoding: Decoding, row: int, slot: int, action: int) -> None:
@@ -192,7 +197,26 @@ class CachedEngine(Engine):
             attended[:used] = attend(q, self._window.layer(layer, slice(used)), unseen).flatten(1, 2)
             x = x + block.out((attended @ hadamard()).flatten(1))
             x = x + block.feed_forward(x)
-        return model.norm(x)
+        hidden = model.norm(x)
+        if model.ballistics is not None:
+            motion = model.ballistics.motion(hidden)
+            for row in busy:
+                slot = int(decoding.slot[row])
+                self._latest.add(slot, int(position[row]), decoding.token[row : row + 1], motion[row : row + 1])
+        return hidden
+
+    def _follow(self, decoding: Decoding, query: Tensor) -> Paths:
+        """Compare the last tokens of all rows with the latest updates: see `decide.Follow`."""
+        t, tile = self.config.transformer, len(query)
+        slots = decoding.slot[:tile]
+        used = int((slots >= 0).nonzero()[0][-1]) + 1
+        token = decoding.token[:tile]
+        position = np.where(slots >= 0, self.position[slots] + decoding.count[:tile] - 1, 0)
+        rotary = rotary_embedding(torch.from_numpy(token), torch.from_numpy(position), self.config)
+        query = (rotate(query, rotary[:, None]) @ hadamard()).unflatten(1, (t.n_kv_heads, -1))
+        compared = torch.zeros(tile, t.n_heads, t.window)
+        compared[:used] = scores(query[:used], self._window.layer(t.n_layers - 1, slice(used))).flatten(1, 2)
+        return self._latest.paths(slots, token, position, compared)
 
     def _recall(self, decoding: Decoding, query: Tensor, update: np.ndarray) -> tuple[Tensor, Tensor]:
         """Compare the updates to come with the windows of their rows: see `decide.Recall`."""
@@ -240,15 +264,20 @@ class CachedEngine(Engine):
             x = x + block.out((attended @ hadamard()).transpose(0, 1).flatten(1))
             x = x + block.feed_forward(x)
             staged.append(new)
+        if model.ballistics is not None:
+            self._latest.add(slot, start, tokens, model.ballistics.motion(model.norm(x)))
         self._window.values[:, :, row].index_copy_(3, at, torch.stack(staged, dim=1))
         self._commit(row, slot, start, start + size)
 
     def _save_context(self, slot: int) -> State:
         context = {name: array[slot].numpy().copy() for name, array in self.ring.arrays.items()}
-        return context | {"held_codes": self._held[slot].copy()}
+        latest = {name: array[slot].copy() for name, array in self._latest.arrays.items()}
+        return context | latest | {"held_codes": self._held[slot].copy()}
 
     def _load_context(self, slot: int, state: State) -> None:
         for name, array in self.ring.arrays.items():
             array[slot] = torch.from_numpy(np.asarray(state[name]))
+        for name, remembered in self._latest.arrays.items():
+            remembered[slot] = state[name]
         self._held[slot] = state["held_codes"]
         self._evict(slot)

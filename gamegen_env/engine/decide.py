@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gamegen_env import sampling
+from gamegen_env.ballistics import Paths
 from gamegen_env.config import ACT, END, SCROLL, UPD
 from gamegen_env.pointer import mixture
 from gamegen_env.stream import Grammar
@@ -18,6 +19,8 @@ from gamegen_env.transformer import Transformer
 # What an engine's window holds, for the pointer: (queries (n, nkv, hd), not rotated; rows (n, 6), the updates
 # to come) -> scores (n, W) and codes (n, W) int64, -1 where there is nothing to copy.
 Recall = Callable[[Tensor, np.ndarray], tuple[Tensor, Tensor]]
+# For ballistic attention: queries (n, heads, hd), not rotated -> the latest updates, compared with them.
+Follow = Callable[[Tensor], Paths]
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,12 @@ class Decoding:
             np.array([x, y]),
         )
 
-    def advance(self, model: Transformer, hidden: Tensor, recall: Recall, temperature: float) -> None:
+    def advance(self, model: Transformer, hidden: Tensor, recall: Recall, follow: Follow, temperature: float) -> None:
         """Choose the next token of the first n rows, where there is a step whose last token is not END.
 
         Args: hidden: (n, d_model) at the last tokens. All n rows are computed, in one
               shape, so that a row's result does not depend on how many are in use.
-              recall: asked only if the model has a pointer.
+              recall: asked only if the model has a pointer; follow: if it has ballistic attention.
         """
         grammar, n = self.grammar, len(hidden)
         token, count, codes = self.token[:n], self.count[:n], self.codes[:n]
@@ -86,7 +89,10 @@ class Decoding:
         kind = token[:, 0]
         last_cell = np.where(kind == UPD, token[:, 1], -1)
         allowed = grammar.event_mask(token[:, 3:5], last_cell, kind == ACT)
-        logits = model.event_logits(hidden).masked_fill(~torch.from_numpy(allowed), -torch.inf)
+        logits = model.event_logits(hidden)
+        if model.ballistics is not None:
+            logits[:, : grammar.n_cells] += model.ballistics(hidden, follow(model.ballistics.queries(hidden)))
+        logits = logits.masked_fill(~torch.from_numpy(allowed), -torch.inf)
         event = draw(logits, sampling.EVENT)
         live = (self.slot[:n] >= 0) & (kind != END)
         updating, ending = live & (event < grammar.n_cells), live & (event == grammar.end_event)

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gamegen_env.ballistics import REACH, Paths
 from gamegen_env.config import END, KEY, UPD
 from gamegen_env.engine.base import Engine, State, StepBatch
-from gamegen_env.engine.decide import Decoding, Recall
+from gamegen_env.engine.decide import Decoding, Follow, Recall
 from gamegen_env.kv4 import dequantise, hadamard, quantise
 from gamegen_env.pointer import scores
 from gamegen_env.transformer import rotary_embedding, rotate
@@ -48,13 +49,14 @@ class ReferenceEngine(Engine):
                 self._stream[slot] = np.concatenate([self._stream[slot], decoding.token])
                 if decoding.token[0, 0] == END:
                     break
-                hidden, recall = self._hidden(self._stream[slot])
-                decoding.advance(self.transformer, hidden[-1:], recall, self.temperature)
+                hidden, recall, follow = self._hidden(self._stream[slot])
+                decoding.advance(self.transformer, hidden[-1:], recall, follow, self.temperature)
             results.append(decoding.result(0))
         return self._finish(slots, results)
 
-    def _hidden(self, stream: np.ndarray) -> tuple[Tensor, Recall]:
-        """Hidden states (S, d_model) of a whole stream (S, 6), and what an update after it may recall."""
+    def _hidden(self, stream: np.ndarray) -> tuple[Tensor, Recall, Follow]:
+        """Hidden states (S, d_model) of a whole stream (S, 6), what an update after it may recall, and what
+        its last token may follow."""
         model = self.transformer
         rows = torch.from_numpy(stream)
         size = len(stream)
@@ -84,16 +86,30 @@ class ReferenceEngine(Engine):
             x = x + block.out((mixed @ hadamard()).transpose(0, 1).flatten(1))
             x = x + block.feed_forward(x)
 
+        hidden = model.norm(x)
+        window = self.config.transformer.window
+        # What comes next belongs to the unit of the last token, whose keys are not yet committed.
+        keys = torch.where(same[-1, :, None], staged_k, stored_k).transpose(0, 1)
+
         def recall(query: Tensor, update: np.ndarray) -> tuple[Tensor, Tensor]:
             rotary = rotary_embedding(torch.from_numpy(update), torch.tensor([size]), self.config)
             query = rotate(query, rotary[..., None, :, :]) @ hadamard()
-            # The update belongs to the unit of the last token, whose keys are not yet committed.
-            keys = torch.where(same[-1, :, None], staged_k, stored_k).transpose(0, 1)
-            seen = (rows[:, 0] == KEY) | (rows[:, 0] == UPD)
-            seen &= size - position < self.config.transformer.window
-            return scores(query, keys), torch.where(seen, rows[:, 2], -1)[None]
+            carries = (rows[:, 0] == KEY) | (rows[:, 0] == UPD)
+            carries &= size - position < window
+            return scores(query, keys), torch.where(carries, rows[:, 2], -1)[None]
 
-        return model.norm(x), recall
+        def follow(query: Tensor) -> Paths:
+            assert model.ballistics is not None
+            query = rotate(query[0], rotary[-1]) @ hadamard()  # (heads, hd)
+            latest = ((rows[:, 0] == UPD) & (size - 1 - position < window)).nonzero()[-REACH:, 0]
+            per_head = keys[latest].repeat_interleave(len(query) // keys.shape[1], dim=1)
+            compared = torch.einsum("hd,khd->hk", query, per_head) * query.shape[-1] ** -0.5
+            elapsed = (rows[-1, 5] - rows[latest, 5]).float()
+            return Paths(
+                compared[None], rows[latest, 1][None], model.ballistics.motion(hidden[latest])[None], elapsed[None]
+            )
+
+        return hidden, recall, follow
 
     def _cached(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Rotated keys or values as the step being decoded sees them, and as later steps do."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gamegen_env.ballistics import REACH, Ballistics, Paths
 from gamegen_env.config import KEY, UPD
 from gamegen_env.pointer import Pointer, mixture, scores
 from gamegen_env.training.batches import Batch
@@ -37,8 +38,13 @@ def predict(model: Transformer, batch: Batch, kv_noise: KVTransform | None = Non
     if model.pointer is not None:
         code = recalled(model, model.pointer, batch, query, keys, code)
     reward, done = model.end_logits(hidden[torch.from_numpy(batch.end_at)])
-    event = model.event_logits(hidden[torch.from_numpy(batch.event_at)])
-    return Predicted(event.float(), code, reward.float(), done.float())
+    event_at = torch.from_numpy(batch.event_at)
+    event = model.event_logits(hidden[event_at]).float()
+    if model.ballistics is not None:
+        cells = model.config.stream.n_cells
+        led = foretold(model, model.ballistics, batch, hidden, keys)
+        event = torch.cat([event[:, :cells] + led, event[:, cells:]], dim=1)
+    return Predicted(event, code, reward.float(), done.float())
 
 
 def losses(model: Transformer, batch: Batch, kv_noise: KVTransform | None = None) -> dict[str, Tensor]:
@@ -76,6 +82,41 @@ def recalled(
         copied = scores(copy_query[mine], keys[i]).float().masked_fill(~copyable, -torch.inf)
         mixed.append(mixture(vocabulary[mine], sentinel[mine], copied, codes))
     return torch.cat(mixed)
+
+
+def foretold(model: Transformer, ballistics: Ballistics, batch: Batch, hidden: Tensor, keys: Tensor) -> Tensor:
+    """Return what the paths of the latest updates before each event add to the logits of the cells.
+
+    Args:    hidden: (B * S, d_model); keys: (B, S, nkv, hd).
+    Returns: (E, n_cells) float32.
+    """
+    rows, event_at = torch.from_numpy(batch.rows).flatten(0, 1), torch.from_numpy(batch.event_at)
+    size = batch.rows.shape[1]
+    query = ballistics.queries(hidden[event_at])
+    query = rotate(query, rotary_embedding(rows[event_at], event_at % size, model.config)[:, None])
+    parts = []
+    for i in range(len(batch.rows)):  # `event_at` ascends: the parts come out in order
+        mine = event_at // size == i
+        updates = i * size + (rows[i * size : (i + 1) * size, 0] == UPD).nonzero()[:, 0]
+        if not len(updates):  # a quiet stretch
+            updates = torch.tensor([i * size])
+        known = torch.searchsorted(updates, event_at[mine], right=True)
+        latest = known[:, None] - 1 - torch.arange(REACH)
+        none = (latest < 0) | (rows[updates[latest.clamp_min(0)], 0] != UPD)
+        latest = latest.clamp_min(0)
+        key = keys.flatten(0, 1)[updates].unflatten(1, (-1, 1)).expand(-1, -1, query.shape[1] // keys.shape[2], -1)
+        compared = torch.einsum("ehd,uhd->ehu", query[mine], key.flatten(1, 2).to(query.dtype)) * key.shape[-1] ** -0.5
+        compared = compared.gather(2, latest[:, None].expand(-1, query.shape[1], -1))
+        parts.append(
+            Paths(
+                compared.masked_fill(none[:, None], -torch.inf),
+                rows[updates, 1].long()[latest],
+                ballistics.motion(hidden[updates])[latest],
+                (rows[event_at[mine], 5][:, None] - rows[updates, 5][latest]).float(),
+            )
+        )
+    paths = Paths(*(torch.cat([getattr(part, field) for part in parts]) for field in Paths.__dataclass_fields__))
+    return ballistics(hidden[event_at], paths)
 
 
 def total(parts: dict[str, Tensor]) -> Tensor:

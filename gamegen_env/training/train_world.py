@@ -70,14 +70,15 @@ class Optimizers(torch.optim.Optimizer):
 
 
 def start_from(model: Transformer, source: Transformer, name: str) -> None:
-    """Give a model the weights of another one, which may lack the pointer.
+    """Give a model the weights of another one, which may lack the pointer and ballistic attention.
 
     Raises: ValueError if they differ in anything else.
     """
     weights, own = source.state_dict(), model.state_dict()
     differ = sorted(
         k for k in weights.keys() | own.keys()
-        if not k.startswith("pointer.") and (k not in weights or k not in own or weights[k].shape != own[k].shape)
+        if not k.startswith(("pointer.", "ballistics."))
+        and (k not in weights or k not in own or weights[k].shape != own[k].shape)
     )  # fmt: skip
     if differ:
         raise ValueError(f"--from {name}: expected the preset's tensors, got others: {differ[:5]}")
@@ -133,6 +134,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--pointer", action=argparse.BooleanOptionalAction, default=None, help="copy codes from the window (preset)"
     )
+    parser.add_argument(
+        "--ballistics", action=argparse.BooleanOptionalAction, default=None, help="foretell cells from paths (preset)"
+    )
     parser.add_argument("--steps", type=int, default=2000, help="optimiser steps (default: %(default)s)")
     parser.add_argument(
         "--minutes",
@@ -166,8 +170,8 @@ def main(argv: list[str] | None = None) -> None:
         torch.distributed.barrier()
     tokenizer = load_tokenizer(args.tokenizer)
     config = dataclasses.replace(PRESETS[args.preset], tokenizer=tokenizer.config)
-    if args.pointer is not None:
-        config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, pointer=args.pointer))
+    switches = {name: getattr(args, name) for name in ("pointer", "ballistics") if getattr(args, name) is not None}
+    config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, **switches))
     run = Run(args.out, {**vars(args), "processes": world, "model": dataclasses.asdict(config)})
     sequence = args.sequence or config.transformer.window
     games = args.games.split(",") if args.games else None

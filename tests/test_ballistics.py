@@ -1,0 +1,122 @@
+"""Ballistic attention: its paths and its mixture by hand, and its claim on a game small enough to learn in seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from gamegen_env.ballistics import GAIN, Ballistics, Paths
+from gamegen_env.codec import Stream
+from gamegen_env.config import ModelConfig, StreamConfig
+from gamegen_env.training.batches import Sampler
+from gamegen_env.training.objective import losses, predict, total
+from gamegen_env.training.train_world import start_from
+from gamegen_env.transformer import Transformer
+
+NO_CONTACT = 50.0  # steps, before the softplus
+
+
+def paths(cell: int, motion: list[float], elapsed: float, heads: int = 4) -> Paths:
+    """One event that sees one update."""
+    return Paths(torch.zeros(1, heads, 1), torch.tensor([[cell]]), torch.tensor([[motion]]), torch.tensor([[elapsed]]))
+
+
+def test_a_path_falls_and_turns_round_at_a_contact(small_map_config: ModelConfig) -> None:
+    ballistics = Ballistics(small_map_config)  # 5 x 5 cells
+    free = [0.5, -1.0, 0.25, 0.0, NO_CONTACT, NO_CONTACT, 0.0, 0.0]
+    assert ballistics.follow(paths(12, free, 0.0))[0, 0].tolist() == [2.0, 2.0]
+    assert ballistics.follow(paths(12, free, 4.0))[0, 0].tolist() == [2 + 4 * 0.5 + 16 * 0.125, 2.0 - 4]
+    # A contact after 1 + softplus(-4 + 4) steps gives half of the velocity back.
+    hit = [2.0, 0.0, 0.0, 0.0, -4.0, NO_CONTACT, 0.0, 0.0]
+    contact = 1 + np.log(2)
+    down = 2 + 2 * contact - 0.5 * 2 * (3 - contact)
+    assert ballistics.follow(paths(12, hit, 3.0))[0, 0].tolist() == pytest.approx([down, 2.0])
+
+
+def test_attention_lifts_the_cell_to_which_a_path_leads(small_map_config: ModelConfig) -> None:
+    ballistics = Ballistics(small_map_config)
+    with torch.no_grad():
+        for parameter in ballistics.parameters():
+            parameter.zero_()
+        ballistics.aim.bias[2::4] = -20  # the least spread
+    hidden = torch.zeros(1, 32)
+    moving = paths(3, [0.0, 1.0, 0.0, 0.0, NO_CONTACT, NO_CONTACT, 0.0, 0.0], 2.0)  # row 0, column 3 -> 5 = 0
+    led = torch.zeros(25)
+    led[0] = 4 * GAIN / 2  # four heads, each between this path and none
+    torch.testing.assert_close(ballistics(hidden, moving)[0], led, atol=1e-5, rtol=0)
+    nothing = dataclasses.replace(moving, scores=torch.full((1, 4, 1), -torch.inf))
+    assert not ballistics(hidden, nothing).any()
+
+
+def flights(config: ModelConfig, rows: range, clips: int, seed: int) -> Stream:
+    """Things fly along rows of the map, one or two cells a step, over an empty background."""
+    rng = np.random.default_rng(seed)
+    m, steps = config.stream.map_cells, 12
+    maps, cells, news = [], [], []
+    for _ in range(clips):
+        row, col, speed, sprite = (
+            rng.choice(rows),
+            int(rng.integers(m)),
+            int(rng.choice((1, 2))),
+            int(rng.integers(1, 9)),
+        )
+        first = np.zeros(m * m, np.uint16)
+        first[row * m + col] = sprite
+        maps.append(first)
+        for _ in range(steps):
+            behind, col = row * m + col, (col + speed) % m
+            both = {behind: 0, row * m + col: sprite}
+            cells += sorted(both)
+            news += [both[cell] for cell in sorted(both)]
+    n = clips * steps
+    return Stream(
+        clip_ptr=np.arange(clips + 1) * steps, codes=np.array(maps, np.uint16),
+        action=np.zeros(n, np.uint8), scroll=np.zeros((n, 2), np.int8), reward_class=np.ones(n, np.uint8),
+        done=np.zeros(n, np.uint8), end_flag=np.zeros(n, np.uint8), update_ptr=np.arange(n + 1) * 2,
+        update_cell=np.array(cells, np.uint16), update_code=np.array(news, np.uint16),
+        update_flag=np.zeros(2 * n, np.uint8), game="flights", tokenizer="", settings=config.stream, cell_size=4,
+        error_rate=0.0,
+    )  # fmt: skip
+
+
+def test_motion_learned_in_some_rows_holds_in_others(small_map_config: ModelConfig) -> None:
+    """A vocabulary of cells knows nothing of a cell that never changed in training; a path leads there all the same."""
+    t = dataclasses.replace(small_map_config.transformer, n_layers=2, d_model=64, window=192, pointer=False)
+    stream = StreamConfig(view_cells=7, max_scroll=1)
+    hits = {}
+    for on in (False, True):
+        config = dataclasses.replace(small_map_config, stream=stream, transformer=dataclasses.replace(t, ballistics=on))
+        seen, unseen = (
+            Sampler([flights(config, rows, 200, seed)], config, 192, 8, seed)
+            for rows, seed in ((range(5), 0), (range(5, 8), 1))
+        )
+        torch.manual_seed(0)
+        model = Transformer(config)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+        for step in range(200):
+            optimizer.param_groups[0]["lr"] = 5e-3 * min(1, (step + 1) / 20) * (1 - step / 200)
+            loss = total(losses(model, seen(step)))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        with torch.no_grad():
+            for name, sampler in (("seen", seen), ("unseen", unseen)):
+                batch = sampler(1000)
+                cells = torch.from_numpy(batch.event) < config.stream.n_cells
+                right = predict(model, batch).event.argmax(1) == torch.from_numpy(batch.event)
+                hits[on, name] = float(right[cells].float().mean())
+    assert hits[False, "unseen"] < 0.1
+    assert hits[True, "unseen"] > 0.8
+
+
+def test_weights_without_paths_start_a_model_with_them(small_map_config: ModelConfig) -> None:
+    without = dataclasses.replace(small_map_config.transformer, ballistics=False)
+    plain = Transformer(dataclasses.replace(small_map_config, transformer=without))
+    model = Transformer(small_map_config)
+    start_from(model, plain, "plain")
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight)
