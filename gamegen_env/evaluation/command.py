@@ -17,7 +17,7 @@ With --branches N, N states of the live game: the model and the game hold the sa
 equal states, and a generated branch is right if it looks most like its own real branch
 (`branching.py`). That needs the game's package.
 
-With --sequences N, N windows of true history per game: rewards, ends, permanence (`histories.py`).
+With --sequences N, N windows of true history per game: losses, rewards, ends, permanence (`histories.py`).
 With --inverse N, a network that has learned in N steps to read the keys off real clips reads
 them off generated ones (`inverse.py`). With --drift M, M minutes of play under random keys
 (`drift.py`). With --rooms N, N rooms of each kind whose laws are known (`physics.py`).

@@ -1,5 +1,6 @@
 """Figures under true histories: what the heads believe, token by token, on held-out streams.
 
+event_loss, code_loss   mean cross-entropy, nats
 reward_f1, done_f1   of the most likely class at END; rewards: mean over negative and
                      positive, as far as they occur
 returns_1/8/32       permanence: of the updates that bring a cell back to a code it had
@@ -12,6 +13,7 @@ from collections import defaultdict
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from gamegen_env.checkpoint import Checkpoint
 from gamegen_env.codec import Stream
@@ -60,6 +62,9 @@ def evaluate_histories(checkpoint: Checkpoint, stream: Stream, sequences: int) -
         batch = sampler(i)
         with torch.inference_mode():
             predicted = predict(checkpoint.transformer, batch, FakeQuantise())
+        for name, logits in (("event", predicted.event), ("code", predicted.code)):
+            target = torch.from_numpy(getattr(batch, name))
+            seen[f"{name}_loss"].append(F.cross_entropy(logits, target, reduction="none").numpy())
         for name, logits in (("code", predicted.code), ("reward", predicted.reward), ("done", predicted.done)):
             seen[f"{name}_predicted"].append(logits.argmax(1).numpy())
             seen[name].append(getattr(batch, name))
@@ -67,6 +72,8 @@ def evaluate_histories(checkpoint: Checkpoint, stream: Stream, sequences: int) -
     all_of = {name: np.concatenate(parts) for name, parts in seen.items()}
     rewards = [f1(all_of["reward_predicted"] == c, all_of["reward"] == c) for c in (0, 2)]
     figures = {
+        "event_loss": float(all_of["event_loss"].mean()),
+        "code_loss": float(all_of["code_loss"].mean()),
         "reward_f1": float(np.nanmean(rewards)) if not np.isnan(rewards).all() else float("nan"),
         "done_f1": f1(all_of["done_predicted"] == 1, all_of["done"] == 1),
     }
