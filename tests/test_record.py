@@ -226,6 +226,12 @@ def test_record_bad_argument_is_named_before_anything_is_written(tmp_path: Path,
     assert not (tmp_path / "x").exists()
 
 
+def test_record_unknown_game_is_named_before_another_is_recorded(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected a kind of .*'swim'"):
+        record(["physics:fall", "physics:swim"], 64, tmp_path, num_envs=4, shard_frames=64)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_main_reserved_game_fails_with_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status = main(["--games", f"{GAME},gameworld:Hunt", "--frames", "64", "--out", str(tmp_path / "x")])
     assert status == 1

@@ -94,7 +94,7 @@ def record(
 
     Returns: the paths of all shards, old and new.
 
-    Raises: ValueError for a bad argument, a reserved game outside its split, or a shard on
+    Raises: ValueError for a bad argument, an unknown game, a reserved game outside its split, or a shard on
         disk that is damaged or was recorded otherwise; OSError if a shard cannot be written.
     """
     for game_id in game_ids:
@@ -106,6 +106,9 @@ def record(
     if not 0 <= stray <= 1:
         raise ValueError(f"stray: expected 0..1, got {stray}")
     n_shards = -(-frames_per_game // shard_frames)
+    for game_id in game_ids:  # a name that no game has shows before an hour of the others is recorded
+        if not game_folder(out, split, game_id).exists():
+            make_source(game_id, 1, seed, split).close()
     paths = []
     with tqdm(total=len(game_ids) * n_shards * shard_frames, unit="frame", unit_scale=True) as bar:
         for game_id in game_ids:
