@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gamegen_env.checkpoint import save_checkpoint
+from gamegen_env.codec import Stream
 from gamegen_env.config import ModelConfig, StreamConfig, TokenizerConfig, TransformerConfig
 from gamegen_env.tokenizer import Tokenizer
 from gamegen_env.transformer import Transformer
@@ -31,6 +32,19 @@ def random_model(config: ModelConfig, end_bias: float = 5.0) -> tuple[Tokenizer,
         if transformer.pointer is not None:
             transformer.pointer.sentinel_bias.zero_()  # so that some codes are copied
     return tokenizer.eval().requires_grad_(False), transformer.eval().requires_grad_(False)
+
+
+def pair_stream(config: ModelConfig, maps: list[np.ndarray], cells: list[int], codes: list[int]) -> Stream:
+    """A synthetic game without actions: equally long clips from tile maps, two updates in every step."""
+    clips, n = len(maps), len(cells) // 2
+    return Stream(
+        clip_ptr=np.arange(clips + 1) * (n // clips), codes=np.array(maps, np.uint16),
+        action=np.zeros(n, np.uint8), scroll=np.zeros((n, 2), np.int8), reward_class=np.ones(n, np.uint8),
+        done=np.zeros(n, np.uint8), end_flag=np.zeros(n, np.uint8), update_ptr=np.arange(n + 1) * 2,
+        update_cell=np.array(cells, np.uint16), update_code=np.array(codes, np.uint16),
+        update_flag=np.zeros(2 * n, np.uint8), game="pairs", tokenizer="", settings=config.stream, cell_size=4,
+        error_rate=0.0,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

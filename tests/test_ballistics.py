@@ -15,6 +15,7 @@ from gamegen_env.training.batches import Sampler
 from gamegen_env.training.objective import losses, predict, total
 from gamegen_env.training.train_world import start_from
 from gamegen_env.transformer import Transformer
+from tests.conftest import pair_stream
 
 NO_CONTACT = 50.0  # steps, before the softplus
 
@@ -71,15 +72,7 @@ def flights(config: ModelConfig, rows: range, clips: int, seed: int) -> Stream:
             both = {behind: 0, row * m + col: sprite}
             cells += sorted(both)
             news += [both[cell] for cell in sorted(both)]
-    n = clips * steps
-    return Stream(
-        clip_ptr=np.arange(clips + 1) * steps, codes=np.array(maps, np.uint16),
-        action=np.zeros(n, np.uint8), scroll=np.zeros((n, 2), np.int8), reward_class=np.ones(n, np.uint8),
-        done=np.zeros(n, np.uint8), end_flag=np.zeros(n, np.uint8), update_ptr=np.arange(n + 1) * 2,
-        update_cell=np.array(cells, np.uint16), update_code=np.array(news, np.uint16),
-        update_flag=np.zeros(2 * n, np.uint8), game="flights", tokenizer="", settings=config.stream, cell_size=4,
-        error_rate=0.0,
-    )  # fmt: skip
+    return pair_stream(config, maps, cells, news)
 
 
 def test_motion_learned_in_some_rows_holds_in_others(small_map_config: ModelConfig) -> None:

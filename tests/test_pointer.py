@@ -15,6 +15,7 @@ from gamegen_env.training.batches import Sampler
 from gamegen_env.training.objective import losses, total
 from gamegen_env.training.train_world import start_from
 from gamegen_env.transformer import Transformer
+from tests.conftest import pair_stream
 
 
 def test_mixture_adds_up_what_carries_the_same_code() -> None:
@@ -53,15 +54,7 @@ def walks(config: ModelConfig, codes: range, clips: int, seed: int) -> Stream:
             both = {behind: background[behind], at: sprite}
             cells += sorted(both)
             news += [both[cell] for cell in sorted(both)]
-    n = clips * steps
-    return Stream(
-        clip_ptr=np.arange(clips + 1) * steps, codes=np.array(maps, np.uint16),
-        action=np.zeros(n, np.uint8), scroll=np.zeros((n, 2), np.int8), reward_class=np.ones(n, np.uint8),
-        done=np.zeros(n, np.uint8), end_flag=np.zeros(n, np.uint8), update_ptr=np.arange(n + 1) * 2,
-        update_cell=np.array(cells, np.uint16), update_code=np.array(news, np.uint16),
-        update_flag=np.zeros(2 * n, np.uint8), game="walks", tokenizer="", settings=config.stream, cell_size=4,
-        error_rate=0.0,
-    )  # fmt: skip
+    return pair_stream(config, maps, cells, news)
 
 
 def test_codes_never_seen_in_training_move_and_come_back(small_map_config: ModelConfig) -> None:
