@@ -177,7 +177,7 @@ def encode_clips(
         if len(free):
             clip[free] = np.arange(started, started + len(free))
             started += len(free)
-            loop.canvas.reset(free, np.stack([frames[i][0] for i in clip[free]]))
+            loop.start(free, np.stack([frames[i][0] for i in clip[free]]))
             codes[clip[free]] = loop.canvas.codes[free]
         slots = ((clip >= 0) & (length[clip] > 1)).nonzero()[0]
         if not len(slots):  # all clips are done, or those just started have one frame only

@@ -22,7 +22,8 @@ class PatchTable:
         return ((table**2).sum(1) - 2 * flat @ table.T).argmin(1).astype(np.int32)
 
     def decode_cells(self, codes: np.ndarray) -> np.ndarray:
-        return self.table[codes[:, 1, 1]].reshape(-1, 4, 4, 3)
+        # Codes beyond the table, which nobody encodes to, look like its last row.
+        return self.table[np.minimum(codes[:, 1, 1], len(self.table) - 1)].reshape(-1, 4, 4, 3)
 
 
 class ContextTable(PatchTable):
