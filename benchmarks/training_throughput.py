@@ -2,8 +2,9 @@
 
     python -m benchmarks.training_throughput
 
-Regime: the pocket model, random token rows, forward, backward, no optimiser; paired in one run:
-fp32 eager, bf16 eager, bf16 with compiled blocks (what `gamegen train-world` runs). The ceiling is a
+Regime: the pocket model, random token rows, forward, backward, no optimiser; paired in one run: fp32 eager
+with all distributions formed (the first version), bf16, blocks compiled, of the codes' distribution only the
+target (what `gamegen train-world` runs), and that with both modules on. The ceiling is a
 4096 x 1024 x 1024 bf16 matrix product, timed here. Floating-point operations are counted from the
 shapes: 2 per weight and token forward, twice that backward, plus causal attention.
 The last line is JSON.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -22,7 +24,7 @@ import torch
 
 from gamegen_env.config import PRESETS, UPD, ModelConfig
 from gamegen_env.training.batches import Batch
-from gamegen_env.training.objective import losses, total
+from gamegen_env.training.objective import losses, measure, predict, total, vocabulary_likelihood
 from gamegen_env.transformer import Transformer, matrices
 
 
@@ -85,20 +87,29 @@ def main() -> None:
     print(f"bf16 matmul ceiling {ceiling / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads\n")
     print("| variant | tokens/s | ratio | share of ceiling |\n|---|---|---|---|")
     first = None
-    for name, bf16, compiled in (
-        ("fp32 eager", False, False),
-        ("bf16 eager", True, False),
-        ("bf16 compiled", True, True),
+    modules = dataclasses.replace(config.transformer, pointer=True, ballistics=True)
+    likelihood = torch.compile(vocabulary_likelihood, dynamic=True)
+    torch.set_flush_denormal(True)
+    for name, bf16, compiled, targets_only, transformer in (
+        ("fp32 eager", False, False, False, config.transformer),
+        ("bf16 eager", True, False, False, config.transformer),
+        ("bf16 compiled", True, True, False, config.transformer),
+        ("targets only", True, True, True, config.transformer),
+        ("with both modules", True, True, True, modules),
     ):
         torch.manual_seed(0)
-        model = Transformer(config)
+        model = Transformer(dataclasses.replace(config, transformer=transformer))
         if compiled:
             for block in model.blocks:
                 block.compile()
 
-        def run(model: Transformer = model, bf16: bool = bf16) -> None:
+        def run(model: Transformer = model, bf16: bool = bf16, targets_only: bool = targets_only) -> None:
             with torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext():
-                loss = total(losses(model, batch))
+                if targets_only:
+                    parts = losses(model, batch, None, likelihood)
+                else:
+                    parts = measure(predict(model, batch), batch)
+                loss = total(parts)
             loss.backward()
 
         rate = args.batch * args.sequence / seconds(run, args.repeats)

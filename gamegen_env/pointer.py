@@ -63,3 +63,13 @@ def mixture(vocabulary: Tensor, sentinel: Tensor, copied: Tensor, codes: Tensor)
     weights = torch.cat([sentinel[:, None], copied], dim=1).float().softmax(1)
     by_code = weights[:, :1] * vocabulary.float().softmax(1)
     return by_code.scatter_add(1, codes.expand(copied.shape), weights[:, 1:]).clamp_min(FLOOR).log()
+
+
+def mixture_at(vocabulary: Tensor, sentinel: Tensor, copied: Tensor, codes: Tensor, target: Tensor) -> Tensor:
+    """Return what `mixture` gives to codes `target` (U,) alone, without the other codes' probabilities: (U,) float32.
+
+    Args: vocabulary: (U,) logarithm of the probability that the vocabulary gives to them; the rest as there.
+    """
+    weights = torch.cat([sentinel[:, None], copied], dim=1).float().softmax(1)
+    from_window = (weights[:, 1:] * (codes == target[:, None])).sum(1)
+    return (weights[:, 0] * vocabulary.exp() + from_window).clamp_min(FLOOR).log()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -20,7 +21,9 @@ from gamegen_env.config import ACT, END, KEY, SCROLL, UPD, ModelConfig, Transfor
 from gamegen_env.games.shards import Shard, write_shard
 from gamegen_env.stream import Grammar
 from gamegen_env.training.batches import Sampler
-from gamegen_env.training.objective import losses, total
+from gamegen_env.training.data import load_streams
+from gamegen_env.training.describe import statistics
+from gamegen_env.training.objective import losses, measure, predict, total
 from gamegen_env.training.run import Run
 from gamegen_env.transformer import Transformer
 from tests.conftest import random_model
@@ -167,6 +170,25 @@ def test_run_resumes_model_optimizer_and_metrics(tmp_path: Path) -> None:
         for step in steps:
             model(torch.full((1, 3), float(step))).square().sum().backward()
             optimizer.step()
+@pytest.mark.parametrize("pointer", [False, True])
+def test_losses_are_those_of_the_whole_distributions(long_window: ModelConfig, pointer: bool) -> None:
+    torch.manual_seed(0)
+    transformer = dataclasses.replace(long_window.transformer, pointer=pointer, ballistics=True)
+    config = dataclasses.replace(long_window, transformer=transformer)
+    model, batch = Transformer(config), Sampler([coded(config)], config, 600, 2, seed=0)(0)
+    with torch.no_grad():
+        torch.nn.init.normal_(model.code.weight, std=0.5)
+    fast, whole = losses(model, batch), measure(predict(model, batch), batch)
+    gradients = []
+    for parts in (fast, whole):
+        model.zero_grad()
+        total(parts).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    for name, value in fast.items():
+        assert value.item() == pytest.approx(whole[name].item(), rel=1e-5)
+    assert torch.allclose(*gradients, atol=1e-5)
+
+
             optimizer.zero_grad()
 
     straight = parts()

@@ -29,7 +29,7 @@ from gamegen_env.config import PRESETS
 from gamegen_env.kv4 import FakeQuantise
 from gamegen_env.training.batches import Sampler
 from gamegen_env.training.data import load_streams
-from gamegen_env.training.objective import losses, total
+from gamegen_env.training.objective import losses, measure, predict, total, vocabulary_likelihood
 from gamegen_env.training.run import Run
 from gamegen_env.transformer import KVTransform, Transformer, count_parameters, matrices
 
@@ -174,6 +174,7 @@ def main(argv: list[str] | None = None) -> None:
     config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, **switches))
     run = Run(args.out, {**vars(args), "processes": world, "model": dataclasses.asdict(config)})
     sequence = args.sequence or config.transformer.window
+    torch.set_flush_denormal(True)  # the tails of ballistic attention are full of them: a sixth of the time
     games = args.games.split(",") if args.games else None
     train = Sampler(
         load_streams(args.data, "train", config, tokenizer, args.error_rate, games),
@@ -205,11 +206,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     for step in progress:
         for group in optimizer.param_groups:
+    likelihood = vocabulary_likelihood
             group["lr"] = args.learning_rate * schedule(step / args.steps, step)
         kv_noise = FakeQuantise() if step >= (1 - args.kv_quantised) * args.steps else None
         began = time.monotonic()
+        likelihood = torch.compile(vocabulary_likelihood, dynamic=True)
         with torch.autocast("cpu", torch.bfloat16):
-            parts = losses(model, train(step * world + rank), kv_noise)
+            parts = losses(model, train(step * world + rank), kv_noise, likelihood)
         loss = total(parts)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"loss is {loss.item()} at step {step}; the last checkpoint is intact")
@@ -243,7 +246,8 @@ def validate(model: Transformer, heldout: Sampler, kv_noise: KVTransform | None)
     sums: dict[str, float] = {}
     for index in range(VALIDATION_BATCHES):
         with torch.autocast("cpu", torch.bfloat16):
-            for name, value in losses(model, heldout(index), kv_noise).items():
+            batch = heldout(index)
+            for name, value in measure(predict(model, batch, kv_noise), batch).items():
                 sums[name] = sums.get(name, 0.0) + value.item() / VALIDATION_BATCHES
     return {name: round(value, 4) for name, value in sums.items()}
 
