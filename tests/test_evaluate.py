@@ -34,6 +34,15 @@ def test_psnr_of_known_errors() -> None:
     assert masked[2] == pytest.approx(10 * np.log10(255**2 / 100))
 
 
+def test_ssim_is_one_for_equal_pictures_and_falls_with_structure() -> None:
+    truth = np.random.default_rng(0).integers(0, 256, (2, 1, 32, 32, 3), dtype=np.uint8)
+    values = metrics.ssim(truth, truth)
+    assert values.shape == (2, 1)
+    assert values == pytest.approx(1)
+    brighter = (truth // 2 + 60).astype(np.uint8)
+    assert metrics.ssim(truth[:, :, ::-1], truth).max() < 0.2 < metrics.ssim(brighter, truth).min() < 1
+
+
 def test_moving_marks_whole_cells_that_differ() -> None:
     frozen = np.zeros((8, 8, 3), np.uint8)
     truth = frozen.copy()

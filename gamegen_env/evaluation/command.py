@@ -5,7 +5,8 @@
 Next frame: after each of the last context steps of a clip the model plays one step from
 the true history. Rollouts: after CONTEXT true steps it plays on alone under the true
 actions. The true frames of the context stand on the canvas, as a seed picture does, so the
-model and the frozen frame start from the same pixels. PSNR in dB against the real frame at that step, mean over clips.
+model and the frozen frame start from the same pixels. PSNR in dB and SSIM against the real frame at that step, mean
+over clips.
 
 Controls stand beside each figure. "frozen": the last true frame, never changed.
 "shuffled": the same model and noise under another clip's actions. "ceiling": the true
@@ -39,8 +40,14 @@ from gamegen_env.evaluation.drift import evaluate_drift
 from gamegen_env.evaluation.histories import evaluate_histories
 from gamegen_env.evaluation.inverse import evaluate_inverse
 from gamegen_env.evaluation.physics import evaluate_physics
-from gamegen_env.evaluation.report import consistency_table, control_table, fidelity_table, physics_table
-from gamegen_env.evaluation.rollouts import CONTEXT, choose, fidelity, roll_out
+from gamegen_env.evaluation.report import (
+    consistency_table,
+    control_table,
+    fidelity_table,
+    physics_table,
+    similarity_table,
+)
+from gamegen_env.evaluation.rollouts import CONTEXT, HORIZONS, choose, fidelity, roll_out
 from gamegen_env.files import write_atomic
 from gamegen_env.games.physics import TOKENS as ROOMS
 from gamegen_env.games.shards import iter_clips, read_meta, read_shard
@@ -64,10 +71,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--inverse", type=int, default=0, help="training steps of the key reader (default: none)")
     parser.add_argument("--drift", type=float, default=0, help="minutes of play per game (default: none)")
     parser.add_argument("--rooms", type=int, default=0, help="rooms per kind of physics (default: none)")
+    parser.add_argument(
+        "--horizon", type=int, default=64, help="steps that the model plays alone, at least 16 (default: %(default)s)"
+    )
     parser.add_argument("--kv-bits", type=int, default=4, choices=(4, 16))
     parser.add_argument("--temperature", type=float, default=0.5)
     parser.add_argument("--out", required=True, help="folder for figures.json and a strip per game")
     args = parser.parse_args(argv)
+    if args.horizon < HORIZONS[0]:
+        parser.error(f"argument --horizon: expected at least {HORIZONS[0]} steps, got {args.horizon}")
 
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -80,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     for stream in tqdm(streams, desc="games", unit="game"):
         shards = sorted((Path(args.data) / args.split / stream.game).glob("shard-*.safetensors"))
         clips = [clip.frames for path in shards for clip in iter_clips(read_shard(path))]
-        chosen = choose(stream, clips, args.clips, np.random.default_rng(0))
+        chosen = choose(stream, clips, args.clips, np.random.default_rng(0), args.horizon)
         rollouts = roll_out(world, chosen)
         figures = fidelity(rollouts) | {"updates_per_step": round(float(np.diff(stream.update_ptr).mean()), 2)}
         image = Image.fromarray(rollouts.strip())
@@ -110,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
         "physics": physics,
     }
     write_atomic(out / "figures.json", (json.dumps(summary, indent=2) + "\n").encode())
-    tables = [fidelity_table(report), control_table(report), consistency_table(report)]
+    tables = [fidelity_table(report), similarity_table(report), control_table(report), consistency_table(report)]
     if physics:
         tables.append(physics_table(physics))
     print(*tables, sep="\n\n")

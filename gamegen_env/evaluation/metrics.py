@@ -22,6 +22,25 @@ def psnr(frames: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) 
     return 10 * np.log10(255**2 / np.maximum(mean, 255**2 / 10 ** (PSNR_CAP / 10)))
 
 
+def ssim(frames: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Structural similarity of each frame, 1 = equal (Wang et al. 2004, with the paper's Gaussian window).
+
+    Args:    frames, truth: (..., H, W, 3) uint8.
+    Returns: (...) float64.
+    Raises:  ImportError if scikit-image is missing.
+    """
+    try:
+        from skimage.metrics import structural_similarity
+    except ImportError:
+        raise ImportError("SSIM needs scikit-image: pip install 'gamegen-env[evaluation]'") from None
+    pairs = zip(frames.reshape(-1, *frames.shape[-3:]), truth.reshape(-1, *truth.shape[-3:]), strict=True)
+    values = [
+        structural_similarity(a, b, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+        for a, b in pairs
+    ]
+    return np.array(values).reshape(frames.shape[:-3])
+
+
 def differing(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the 4x4 cells (..., H / 4, W / 4) in which two pictures differ by more than 8 somewhere."""
     differs = (np.abs(a.astype(np.int16) - b) > 8).any(-1)

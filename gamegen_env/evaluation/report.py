@@ -18,25 +18,42 @@ def number(figures: dict, name: str, digits: int) -> str:
     return "–" if isnan(value) else f"{value:.{digits}f}"
 
 
+def at_horizon(figures: dict, when: str, name: str) -> tuple[str, str]:
+    """Return the figure's name at a horizon, "last" being the longest, and how to mark one that is not 64."""
+    if when == "last":
+        when = str(figures["horizon"])
+    return f"{when}_{name}", "" if when in ("next", "16", "64") else f" at {when}"
+
+
 def fidelity_table(report: dict[str, dict]) -> str:
     """PSNR of the whole frame, and in brackets of the moving cells."""
     columns = [("next", "model"), ("next", "frozen"), ("16", "model"), ("16", "frozen"), ("16", "shuffled"),
-               ("64", "model"), ("64", "frozen"), ("64", "shuffled"), ("64", "ceiling")]  # fmt: skip
+               ("last", "model"), ("last", "frozen"), ("last", "shuffled"), ("last", "ceiling")]  # fmt: skip
 
     def cell(figures: dict, when: str, name: str) -> str:
-        if when == "64":
-            when = str(figures["horizon"])
-        if f"{when}_{name}" not in figures:
+        full, mark = at_horizon(figures, when, name)
+        if full not in figures:
             return "–"
-        mark = f" at {when}" if when not in ("next", "16", "64") else ""
-        return f"{figures[f'{when}_{name}']:.1f} ({number(figures, f'{when}_moving_{name}', 1)}){mark}"
+        return f"{figures[full]:.1f} ({number(figures, at_horizon(figures, when, f'moving_{name}')[0], 1)}){mark}"
 
-    head = ["game", "updates/step", *(f"{when}: {name}" for when, name in columns)]
+    head = ["game", "updates/step", *(f"{'64' if when == 'last' else when}: {name}" for when, name in columns)]
     body = [
         [game, number(figures, "updates_per_step", 2), *(cell(figures, *column) for column in columns)]
         for game, figures in report.items()
     ]
     return rows(head, body)
+
+
+def similarity_table(report: dict[str, dict]) -> str:
+    """SSIM of the whole frame."""
+    columns = [(when, name) for when in ("next", "16", "last") for name in ("model", "frozen", "ceiling")]
+
+    def cell(figures: dict, when: str, name: str) -> str:
+        full, mark = at_horizon(figures, when, f"ssim_{name}")
+        return number(figures, full, 3) + mark
+
+    head = ["game", *(f"SSIM {'64' if when == 'last' else when}: {name}" for when, name in columns)]
+    return rows(head, [[game, *(cell(figures, *column) for column in columns)] for game, figures in report.items()])
 
 
 def control_table(report: dict[str, dict]) -> str:

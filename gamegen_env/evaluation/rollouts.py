@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from gamegen_env.codec import Stream
-from gamegen_env.evaluation.metrics import flicker, ghosts, moving, psnr
+from gamegen_env.evaluation.metrics import flicker, ghosts, moving, psnr, ssim
 from gamegen_env.stream import Step
 from gamegen_env.world import World
 
 CONTEXT = 16  # true steps before the model plays on
 TRIED = 12  # of the context's last steps, before each of which the model is asked for the next frame
-HORIZONS = (16, 64)  # steps
+HORIZONS = (16, 64, 256)  # steps
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,14 @@ class Clips:
         return np.stack([frames[start + 1 : stop + 1] for frames in self.frames])
 
 
-def choose(stream: Stream, frames: Sequence[np.ndarray], count: int, rng: np.random.Generator) -> Clips:
+def choose(
+    stream: Stream, frames: Sequence[np.ndarray], count: int, rng: np.random.Generator, horizon: int = 64
+) -> Clips:
     """Draw `count` clips that are long enough; if there are not as many, the longest ones and a shorter horizon.
 
     Raises: ValueError if there are not `count` clips with a step after the context.
     """
     lengths = np.diff(stream.clip_ptr)
-    horizon = max(HORIZONS)
     chosen = rng.permutation((lengths >= CONTEXT + horizon).nonzero()[0])[:count]
     if len(chosen) < count:
         chosen = np.argsort(-lengths, kind="stable")[:count]
@@ -123,7 +124,7 @@ def roll_out(world: World, clips: Clips) -> Rollouts:
 
 
 def fidelity(rollouts: Rollouts) -> dict[str, float | int]:
-    """Return PSNR of the model and its controls, ghosts and flicker, with half-widths of 95 % intervals."""
+    """Return PSNR and SSIM of the model and its controls, ghosts, flicker, with half-widths of 95 % intervals."""
     clips, truth = rollouts.clips, rollouts.truth
     horizon = clips.horizon
     figures: dict[str, float | int] = {"clips": len(clips.frames), "horizon": horizon}
@@ -141,13 +142,15 @@ def fidelity(rollouts: Rollouts) -> dict[str, float | int]:
         ("model", rollouts.tried), ("frozen", before), ("ceiling", decoded[:, CONTEXT - TRIED : CONTEXT])
     ):  # fmt: skip
         put(f"next_{name}", psnr(frames, true_next).mean(1))
+        put(f"next_ssim_{name}", ssim(frames, true_next).mean(1))
         put(f"next_moving_{name}", np.nanmean(psnr(frames, true_next, mask), axis=1) if mask.any() else np.array([]))
     frozen = np.broadcast_to(rollouts.before[:, None], truth.shape)
     kinds = {"model": rollouts.played, "frozen": frozen, "shuffled": rollouts.shuffled, "ceiling": decoded[:, CONTEXT:]}
-    for h in sorted({min(h, horizon) for h in HORIZONS}):
+    for h in sorted({h for h in HORIZONS if h < horizon} | {horizon}):
         at = truth[:, h - 1]
         for name, frames in kinds.items():
             put(f"{h}_{name}", psnr(frames[:, h - 1], at))
+            put(f"{h}_ssim_{name}", ssim(frames[:, h - 1], at))
             put(f"{h}_moving_{name}", psnr(frames[:, h - 1], at, moving(rollouts.before, at)))
         put(f"{h}_ghosts_per_100", 100.0 * ghosts(rollouts.played, truth, rollouts.before)[:, h - 1])
     if horizon >= 3:
