@@ -9,6 +9,7 @@ import sys
 COMMANDS = {
     "generate": ("gamegen_env.generate", "turn an image into a game, let a player play it, write a GIF"),
     "record": ("gamegen_env.games.record", "play real games and record them"),
+    "describe": ("gamegen_env.training.describe", "say what recorded games are like: updates, keys, rewards"),
     "train-tokenizer": ("gamegen_env.training.train_tokenizer", "train the VQ-VAE on recorded games"),
     "train-world": ("gamegen_env.training.train_world", "train the transformer on recorded games"),
     "plot": ("gamegen_env.training.plot", "draw what training runs have logged"),

@@ -243,7 +243,27 @@ def test_main_pocket_means_the_pocket_list(tmp_path: Path, monkeypatch: pytest.M
     calls = []
     monkeypatch.setattr(recorder, "record", lambda *args: calls.append(args))
     assert main(["--games", "pocket", "--frames", "7", "--out", "d", "--split", "heldout", "--seed", "3"]) == 0
-    assert calls == [(recorder.POCKET_GAMES, 7, "d", "heldout", 3, 16, 0.0)]
+    assert calls == [(tuple(recorder.POCKET_MIX), 7, "d", "heldout", 3, 16, 0.0)]
+
+
+def test_main_pocket_without_frames_records_the_whole_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(recorder, "record", lambda games, frames, out, split, seed, stray=0.0: calls.append(
+        (*games, frames, split, stray)
+    ))  # fmt: skip
+    assert main(["--games", "pocket", "--out", "d"]) == 0
+    assert len(recorder.POCKET_MIX) >= 20
+    for game_id, frames in recorder.POCKET_MIX.items():
+        assert frames % recorder.SHARD_FRAMES == 0
+        assert (game_id, frames, "train", 0.15) in calls
+        assert (game_id, 4096, "heldout", 0.0) in calls
+    assert len(calls) == 2 * len(recorder.POCKET_MIX)
+
+
+def test_main_other_games_need_a_number_of_frames(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--games", GAME, "--out", "d"])
+    assert "--frames: expected a number" in capsys.readouterr().err
 
 
 # --- shards

@@ -105,6 +105,43 @@ def test_sequences_obey_the_grammar_and_targets_point_at_the_next_token(long_win
     assert kinds == {SCROLL, UPD, END}
 
 
+def test_a_share_of_the_sequences_comes_from_restyled_streams(long_window: ModelConfig) -> None:
+    plain, other = coded(long_window), coded(long_window)
+    other.action[:] = 60  # by which its sequences are known
+    rows = Sampler([plain], long_window, 400, 80, 0, [other], 0.25)(0).rows
+    from_other = [(sequence[sequence[:, 0] == ACT, 1] == 60).all() for sequence in rows]
+    assert 10 <= sum(from_other) <= 30
+    with pytest.raises(ValueError, match="restyled: expected a stream for each of 1, got 0"):
+        Sampler([plain], long_window, 400, 1, 0, (), 0.5)
+
+
+def test_streams_are_the_same_whoever_codes_them(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, found = load_checkpoint(tiny_checkpoint), []
+    for name, cores in (("alone", {0}), ("two", {0, 1})):
+        for game in ("a", "b"):
+            write_shard(tmp_path / name / "train" / game / "shard-00000.safetensors", clip(ord(game)))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: cores, raising=False)
+        for restyled in (False, True):
+            load_streams(tmp_path / name, "train", checkpoint.config, checkpoint.tokenizer, 0.1, None, restyled)
+        found.append({p.name: p.read_bytes() for p in (tmp_path / name).rglob("streams/**/*.safetensors")})
+    assert len(found[0]) == 4
+    assert found[0] == found[1]
+
+
+def test_statistics_count_what_a_stream_holds(long_window: ModelConfig) -> None:
+    stream = coded(long_window)
+    s = statistics(stream)
+    assert (s["steps"], s["clips"]) == (156, 4)
+    assert s["updates"] == pytest.approx(len(stream.update_cell) / 156)
+    assert s["scroll"] == pytest.approx(stream.scroll.any(1).sum() / 156)
+    assert s["actions"] == len(np.unique(stream.action))
+    assert 0.9 < s["balance"] <= 1  # drawn from nine, all alike
+    assert s["plus"] == pytest.approx(1000 * (stream.reward_class == 2).sum() / 156)
+    assert (s["minus"], s["ends"]) == (0, 0)
+
+
 def test_present_codes_are_those_of_the_replayed_map(long_window: ModelConfig) -> None:
     batch = Sampler([coded(long_window)], long_window, 900, 1, seed=3)(0)
     present = dict(zip(batch.code_at.tolist(), batch.present.tolist(), strict=True))
@@ -131,6 +168,25 @@ def test_batches_repeat_by_seed_and_step(long_window: ModelConfig) -> None:
     a, b, c = (Sampler([stream], long_window, 600, 2, seed)(5) for seed in (1, 1, 2))
     assert np.array_equal(a.rows, b.rows)
     assert not np.array_equal(a.rows, c.rows)
+
+
+@pytest.mark.parametrize("pointer", [False, True])
+def test_losses_are_those_of_the_whole_distributions(long_window: ModelConfig, pointer: bool) -> None:
+    torch.manual_seed(0)
+    transformer = dataclasses.replace(long_window.transformer, pointer=pointer, ballistics=True)
+    config = dataclasses.replace(long_window, transformer=transformer)
+    model, batch = Transformer(config), Sampler([coded(config)], config, 600, 2, seed=0)(0)
+    with torch.no_grad():
+        torch.nn.init.normal_(model.code.weight, std=0.5)
+    fast, whole = losses(model, batch), measure(predict(model, batch), batch)
+    gradients = []
+    for parts in (fast, whole):
+        model.zero_grad()
+        total(parts).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    for name, value in fast.items():
+        assert value.item() == pytest.approx(whole[name].item(), rel=1e-5)
+    assert torch.allclose(*gradients, atol=1e-5)
 
 
 def test_loss_falls_to_memorise_one_batch(long_window: ModelConfig) -> None:
@@ -170,25 +226,6 @@ def test_run_resumes_model_optimizer_and_metrics(tmp_path: Path) -> None:
         for step in steps:
             model(torch.full((1, 3), float(step))).square().sum().backward()
             optimizer.step()
-@pytest.mark.parametrize("pointer", [False, True])
-def test_losses_are_those_of_the_whole_distributions(long_window: ModelConfig, pointer: bool) -> None:
-    torch.manual_seed(0)
-    transformer = dataclasses.replace(long_window.transformer, pointer=pointer, ballistics=True)
-    config = dataclasses.replace(long_window, transformer=transformer)
-    model, batch = Transformer(config), Sampler([coded(config)], config, 600, 2, seed=0)(0)
-    with torch.no_grad():
-        torch.nn.init.normal_(model.code.weight, std=0.5)
-    fast, whole = losses(model, batch), measure(predict(model, batch), batch)
-    gradients = []
-    for parts in (fast, whole):
-        model.zero_grad()
-        total(parts).backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-    for name, value in fast.items():
-        assert value.item() == pytest.approx(whole[name].item(), rel=1e-5)
-    assert torch.allclose(*gradients, atol=1e-5)
-
-
             optimizer.zero_grad()
 
     straight = parts()

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from gamegen_env.games import POCKET_GAMES, check_split, make_source, parse_game_id
+from gamegen_env.games import POCKET_MIX, check_split, make_source, parse_game_id
 from gamegen_env.games.base import SPLITS, GameSource
 from gamegen_env.games.policies import Policy
 from gamegen_env.games.shards import Shard, read_meta, write_shard
 
 SHARD_FRAMES = 4096
+MIX_STRAY, MIX_HELDOUT = 0.15, 4096  # of the pocket mix: stray actions in training, frames per held-out game
 MAX_WARMUP = 512  # steps; odd shards skip up to this many, so that later stages of a game are seen too
 
 
@@ -169,13 +170,24 @@ def _check_same(path: Path, wanted: dict[str, Any], frames: int) -> None:
         )
 
 
+def record_mix(out: str | Path, seed: int = 0) -> None:
+    """Record what the pocket model learns from and is measured on. Raises: as `record`."""
+    for game_id, frames in POCKET_MIX.items():
+        record([game_id], frames, out, "train", seed, stray=MIX_STRAY)
+        record([game_id], MIX_HELDOUT, out, "heldout", seed)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `gamegen record`; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="gamegen record", description="Record real games into shards of frames, actions and rewards."
     )
-    parser.add_argument("--games", required=True, help="comma-separated game ids, or 'pocket' for the pocket list")
-    parser.add_argument("--frames", type=int, required=True, help="frames per game, rounded up to whole shards")
+    parser.add_argument("--games", required=True, help="comma-separated game ids, or 'pocket' for the pocket model's")
+    parser.add_argument(
+        "--frames",
+        type=int,
+        help="frames per game, rounded up to whole shards; 'pocket' without it: the whole mix, training and held-out",
+    )
     parser.add_argument("--out", required=True, help="output folder")
     parser.add_argument("--split", choices=SPLITS, default="train")
     parser.add_argument("--seed", type=int, default=0)
@@ -184,8 +196,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--stray", type=float, default=0.0, help="chance of an action that the game may not know (0..1)"
     )
     args = parser.parse_args(argv)
-    games = POCKET_GAMES if args.games == "pocket" else tuple(g for g in args.games.split(",") if g)
+    games = tuple(POCKET_MIX) if args.games == "pocket" else tuple(g for g in args.games.split(",") if g)
+    if args.frames is None and args.games != "pocket":
+        parser.error("argument --frames: expected a number of frames per game, got none")
     try:
+        if args.frames is None:
+            record_mix(args.out, args.seed)
+            return 0
         record(games, args.frames, args.out, args.split, args.seed, args.num_envs, args.stray)
     except (ValueError, ImportError, OSError) as error:
         print(f"gamegen record: {error}", file=sys.stderr)

@@ -121,19 +121,40 @@ def _steps(
 class Sampler:
     """Draws batches from streams; a batch is a pure function of (seed, step)."""
 
-    def __init__(self, streams: Sequence[Stream], config: ModelConfig, sequence: int, batch: int, seed: int) -> None:
+    def __init__(
+        self,
+        streams: Sequence[Stream],
+        config: ModelConfig,
+        sequence: int,
+        batch: int,
+        seed: int,
+        restyled: Sequence[Stream] = (),
+        share: float = 0.0,
+    ) -> None:
+        """Draw from streams.
+
+        Args:   sequence: tokens; batch: sequences; seed: of what is drawn.
+                restyled: the same games in other styles, in the same order, for a `share` of the sequences.
+        Raises: ValueError on a sequence beyond the window, or streams that are missing.
+        """
         if sequence > config.transformer.window:
             raise ValueError(f"sequence: expected at most the window {config.transformer.window}, got {sequence}")
         if not streams:
             raise ValueError("streams: expected at least one, got none")
+        if share and len(restyled) != len(streams):
+            raise ValueError(f"restyled: expected a stream for each of {len(streams)}, got {len(restyled)}")
         self.streams, self.config = list(streams), config
+        self.restyled, self.share = list(restyled), share
         self.sequence, self.batch, self.seed = sequence, batch, seed
 
     def __call__(self, step: int) -> Batch:
         rng = np.random.default_rng([self.seed, step])
         # Games take turns, so that every batch is a fair mix.
         order = rng.permutation(len(self.streams))
-        return self.collate([self._sequence(self.streams[order[i % len(order)]], rng) for i in range(self.batch)])
+        return self.collate([self._sequence(self._stream(order[i % len(order)], rng), rng) for i in range(self.batch)])
+
+    def _stream(self, game: int, rng: np.random.Generator) -> Stream:
+        return self.restyled[game] if self.share and rng.random() < self.share else self.streams[game]
 
     def _sequence(self, stream: Stream, rng: np.random.Generator) -> _Piece:
         limit = self.config.updates_per_keyframe

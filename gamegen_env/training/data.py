@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from gamegen_env.checkpoint import tokenizer_fingerprint
 from gamegen_env.closed_loop import RULES_VERSION
 from gamegen_env.codec import Stream, encode_clips
 from gamegen_env.config import ModelConfig
+from gamegen_env.games.restyle import restyle
 from gamegen_env.games.shards import iter_clips, read_meta, read_shard
 from gamegen_env.tokenizer import Tokenizer
+
+RESTYLED = 4  # one clip in so many is coded in another style, too
+WORKERS = 4  # games coded at a time, at most: each holds the frames of its game in memory
 
 
 def game_folders(data: str | Path, split: str) -> list[Path]:
@@ -52,13 +60,16 @@ def load_streams(
     tokenizer: Tokenizer,
     error_rate: float,
     games: Sequence[str] | None = None,
+    restyled: bool = False,
 ) -> list[Stream]:
     """Return the recorded games of a split as streams, coding those that are not coded yet.
 
     Streams are kept under `data/streams/`, by tokenizer, rules of the encoder, tolerance, error rate and what was
-    recorded: a game recorded again, or longer, is coded again. A kill loses at most the game in work.
+    recorded: a game recorded again, or longer, is coded again. One process per core; a kill loses at most the games
+    in work.
 
     Args:   games: folder names such as "procgen-maze"; default all.
+            restyled: some of the clips, in other styles, instead of all as they were recorded.
     Raises: FileNotFoundError if nothing is recorded, ValueError on an unknown game.
     """
     fingerprint = tokenizer_fingerprint(tokenizer)
@@ -67,15 +78,29 @@ def load_streams(
     unknown = sorted(set(games or ()) - set(folders))
     if unknown:
         raise ValueError(f"games: expected some of {sorted(folders)}, got {unknown}")
-    streams = []
-    for name in tqdm(games or sorted(folders), desc=f"streams ({split})", unit="game"):
+    paths, missing = [], {}
+    described = f"{split}, restyled" if restyled else split
+    for name in games or sorted(folders):
         shards = sorted(folders[name].glob("shard-*.safetensors"))
-        path = Path(data) / "streams" / kind / split / f"{name}-{_digest(shards)}.safetensors"
+        suffix = f"-restyled{RESTYLED}" if restyled else ""
+        path = Path(data) / "streams" / kind / split / f"{name}-{_digest(shards)}{suffix}.safetensors"
+        paths.append(path)
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _encode(name, shards, config, tokenizer, fingerprint, error_rate).save(path)
-        streams.append(Stream.load(path))
-    return streams
+            missing[path] = (name, shards, config, tokenizer, fingerprint, error_rate, restyled)
+    bar = tqdm(total=len(missing), desc=f"streams ({described})", unit="game", disable=not missing)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cores, WORKERS, len(missing))
+    if workers < 2:
+        for path, what in missing.items():
+            _encode(path, *what)
+            bar.update()
+    else:
+        spawn = get_context("spawn")  # a forked child may wait for ever on the parent's OpenMP threads
+        with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
+            for done in [pool.submit(_encode, path, *what) for path, what in missing.items()]:
+                done.result()
+                bar.update()
+    return [Stream.load(path) for path in paths]
 
 
 def _digest(shards: Sequence[Path]) -> str:
@@ -85,10 +110,15 @@ def _digest(shards: Sequence[Path]) -> str:
 
 
 def _encode(
-    game: str, shards: Sequence[Path], config: ModelConfig, tokenizer: Tokenizer, fingerprint: str, error_rate: float
-) -> Stream:
-    clips = [clip for path in shards for clip in iter_clips(read_shard(path))]
-    return encode_clips(
+    path: Path, game: str, shards: Sequence[Path], config: ModelConfig, tokenizer: Tokenizer, fingerprint: str,
+    error_rate: float, restyled: bool,
+) -> None:  # fmt: skip
+    if restyled:
+        chosen = ((i, clip) for i, clip in enumerate(c for path in shards for c in iter_clips(read_shard(path))))
+        clips = [restyle(clip, i) for i, clip in chosen if i % RESTYLED == 0]
+    else:
+        clips = [clip for path in shards for clip in iter_clips(read_shard(path))]
+    stream = encode_clips(
         [c.frames for c in clips],
         [c.action for c in clips],
         [c.reward for c in clips],
@@ -99,3 +129,5 @@ def _encode(
         fingerprint=fingerprint,
         error_rate=error_rate,
     )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream.save(path)

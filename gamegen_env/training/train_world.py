@@ -154,6 +154,13 @@ def main(argv: list[str] | None = None) -> None:
         help="share of updates that the training streams get wrong on purpose, to learn the repair",
     )
     parser.add_argument(
+        "--restyled",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the sequences from clips in other colours and mirrored, to play pictures never seen",
+    )
+    parser.add_argument(
         "--kv-quantised",
         type=float,
         default=0.2,
@@ -163,8 +170,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--no-compile", action="store_true", help="skip torch.compile (no C++ compiler needed)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    if not 0 <= args.restyled <= 1:
+        parser.error(f"argument --restyled: expected a share from 0 to 1, got {args.restyled}")
 
     started = time.monotonic()
+    torch.set_flush_denormal(True)  # the tails of ballistic attention are full of them: a sixth of the time
     rank, world = start_processes()
     if rank > 0:  # the first process sets up the folders, the others find them ready
         torch.distributed.barrier()
@@ -174,7 +184,6 @@ def main(argv: list[str] | None = None) -> None:
     config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, **switches))
     run = Run(args.out, {**vars(args), "processes": world, "model": dataclasses.asdict(config)})
     sequence = args.sequence or config.transformer.window
-    torch.set_flush_denormal(True)  # the tails of ballistic attention are full of them: a sixth of the time
     games = args.games.split(",") if args.games else None
     train = Sampler(
         load_streams(args.data, "train", config, tokenizer, args.error_rate, games),
@@ -182,6 +191,8 @@ def main(argv: list[str] | None = None) -> None:
         sequence,
         args.batch,
         args.seed,
+        load_streams(args.data, "train", config, tokenizer, args.error_rate, games, True) if args.restyled else (),
+        args.restyled,
     )
     heldout = Sampler(
         load_streams(args.data, "heldout", config, tokenizer, 0.0, games), config, sequence, args.batch, VALIDATION_SEED
@@ -195,9 +206,11 @@ def main(argv: list[str] | None = None) -> None:
     start = run.resume(model, optimizer)
     if world > 1 and rank == 0:
         torch.distributed.barrier()
+    likelihood = vocabulary_likelihood
     if not args.no_compile:
         for block in model.blocks:
             block.compile()
+        likelihood = torch.compile(vocabulary_likelihood, dynamic=True)
     tokens_per_step = world * sequence * args.batch
     print(f"{config.name}: {count_parameters(model) / 1e6:.1f}M parameters, {tokens_per_step} tokens per step")
 
@@ -206,11 +219,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     for step in progress:
         for group in optimizer.param_groups:
-    likelihood = vocabulary_likelihood
             group["lr"] = args.learning_rate * schedule(step / args.steps, step)
         kv_noise = FakeQuantise() if step >= (1 - args.kv_quantised) * args.steps else None
         began = time.monotonic()
-        likelihood = torch.compile(vocabulary_likelihood, dynamic=True)
         with torch.autocast("cpu", torch.bfloat16):
             parts = losses(model, train(step * world + rank), kv_noise, likelihood)
         loss = total(parts)
