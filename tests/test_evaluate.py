@@ -132,7 +132,7 @@ def test_trying_the_next_frame_leaves_no_trace(recording: Path, tiny_checkpoint:
     assert np.array_equal(rollout, straight)
 
 
-def test_command_writes_figures_and_a_strip(
+def test_command_writes_figures_strips_films_and_curves(
     recording: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = tmp_path / "evaluation"
@@ -146,6 +146,12 @@ def test_command_writes_figures_and_a_strip(
     assert {"next_model", "16_model", "16_shuffled", "64_model", "64_ceiling"} <= set(figures)
     with Image.open(out / "test-walk.png") as strip:
         assert strip.size == (8 * 64 * 2, 2 * 64 * 2)
+    with Image.open(out / "test-walk.gif") as film:
+        assert film.size == (2 * 64 * 2, 64 * 2)
+        assert film.n_frames > 1
+    assert len(figures["curves"]["model"]) == 64
+    assert figures["curves"]["model"][-1] == pytest.approx(figures["64_model"], abs=0.01)
+    assert (out / "curves.png").stat().st_size > 1000
     with pytest.raises(ValueError, match="test-walk: expected 9 clips of 17 steps, got 3"):
         main([*arguments, "--clips", "9"])
 

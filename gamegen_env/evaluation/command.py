@@ -40,6 +40,7 @@ from gamegen_env.evaluation.drift import evaluate_drift
 from gamegen_env.evaluation.histories import evaluate_histories
 from gamegen_env.evaluation.inverse import evaluate_inverse
 from gamegen_env.evaluation.physics import evaluate_physics
+from gamegen_env.evaluation.plot import draw_curves
 from gamegen_env.evaluation.report import (
     consistency_table,
     control_table,
@@ -53,6 +54,12 @@ from gamegen_env.games.physics import TOKENS as ROOMS
 from gamegen_env.games.shards import iter_clips, read_meta, read_shard
 from gamegen_env.training.data import load_streams
 from gamegen_env.world import World
+
+
+def enlarged(picture: np.ndarray) -> Image.Image:
+    """Return a picture (H, W, 3) uint8 at twice its size."""
+    image = Image.fromarray(picture)
+    return image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -76,7 +83,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--kv-bits", type=int, default=4, choices=(4, 16))
     parser.add_argument("--temperature", type=float, default=0.5)
-    parser.add_argument("--out", required=True, help="folder for figures.json and a strip per game")
+    parser.add_argument(
+        "--out",
+        required=True,
+        help="folder for figures.json, curves.png, and a strip and a film (real beside generated) per game",
+    )
     args = parser.parse_args(argv)
     if args.horizon < HORIZONS[0]:
         parser.error(f"argument --horizon: expected at least {HORIZONS[0]} steps, got {args.horizon}")
@@ -95,8 +106,9 @@ def main(argv: list[str] | None = None) -> None:
         chosen = choose(stream, clips, args.clips, np.random.default_rng(0), args.horizon)
         rollouts = roll_out(world, chosen)
         figures = fidelity(rollouts) | {"updates_per_step": round(float(np.diff(stream.update_ptr).mean()), 2)}
-        image = Image.fromarray(rollouts.strip())
-        image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST).save(out / f"{stream.game}.png")
+        enlarged(rollouts.strip()).save(out / f"{stream.game}.png")
+        film = [enlarged(frame) for frame in rollouts.film()]
+        film[0].save(out / f"{stream.game}.gif", save_all=True, append_images=film[1:], duration=1000 // 15, loop=0)
         if args.branches:
             game_id = read_meta(shards[0])[0]["game"]
             starts = find(game_id, args.split, args.branches)
@@ -110,7 +122,8 @@ def main(argv: list[str] | None = None) -> None:
             train = sorted((Path(args.data) / "train" / stream.game).glob("shard-*.safetensors"))
             figures.update(evaluate_inverse(rollouts, train, args.inverse))
         report[stream.game] = figures
-        tqdm.write(f"{stream.game}: " + json.dumps(figures))
+        shown = {name: value for name, value in figures.items() if name != "curves"}
+        tqdm.write(f"{stream.game}: " + json.dumps(shown))
     physics = {kind: evaluate_physics(world, checkpoint, kind, args.rooms) for kind in ROOMS if args.rooms}
     summary = {
         "model": args.model,
@@ -121,6 +134,7 @@ def main(argv: list[str] | None = None) -> None:
         "games": report,
         "physics": physics,
     }
+    draw_curves(report, out / "curves.png")
     write_atomic(out / "figures.json", (json.dumps(summary, indent=2) + "\n").encode())
     tables = [fidelity_table(report), similarity_table(report), control_table(report), consistency_table(report)]
     if physics:

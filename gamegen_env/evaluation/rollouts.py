@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -113,6 +114,10 @@ class Rollouts:
         places = np.linspace(0, self.clips.horizon - 1, 8).astype(int)
         return np.concatenate([np.concatenate(list(x[0, places]), axis=1) for x in (self.truth, self.played)])
 
+    def film(self) -> np.ndarray:
+        """The first clip, real beside generated: (horizon, H, 2 W, 3) uint8."""
+        return np.concatenate([self.truth[0], self.played[0]], axis=2)
+
 
 def roll_out(world: World, clips: Clips) -> Rollouts:
     """Let a model play on from clips, and its controls."""
@@ -123,11 +128,14 @@ def roll_out(world: World, clips: Clips) -> Rollouts:
     return Rollouts(clips, tried, played, shuffled, ceiling(world, clips))
 
 
-def fidelity(rollouts: Rollouts) -> dict[str, float | int]:
-    """Return PSNR and SSIM of the model and its controls, ghosts, flicker, with half-widths of 95 % intervals."""
+def fidelity(rollouts: Rollouts) -> dict[str, Any]:
+    """Return PSNR and SSIM of the model and its controls, ghosts, flicker, with half-widths of 95 % intervals.
+
+    `curves` holds the PSNR of each at every step of the rollouts.
+    """
     clips, truth = rollouts.clips, rollouts.truth
     horizon = clips.horizon
-    figures: dict[str, float | int] = {"clips": len(clips.frames), "horizon": horizon}
+    figures: dict[str, Any] = {"clips": len(clips.frames), "horizon": horizon}
 
     def put(name: str, values: np.ndarray) -> None:
         values = values[np.isfinite(values)]
@@ -153,6 +161,7 @@ def fidelity(rollouts: Rollouts) -> dict[str, float | int]:
             put(f"{h}_ssim_{name}", ssim(frames[:, h - 1], at))
             put(f"{h}_moving_{name}", psnr(frames[:, h - 1], at, moving(rollouts.before, at)))
         put(f"{h}_ghosts_per_100", 100.0 * ghosts(rollouts.played, truth, rollouts.before)[:, h - 1])
+    figures["curves"] = {name: psnr(frames, truth).mean(0).round(2).tolist() for name, frames in kinds.items()}
     if horizon >= 3:
         put("flicker_percent", 100 * flicker(rollouts.played, truth))
     return figures
