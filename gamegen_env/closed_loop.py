@@ -144,6 +144,15 @@ class ClosedLoop:
         self.canvas.apply(slots, scroll, ptr, cell, code)
         return Updates(scroll, ptr, cell, code, flag, end_flag)
 
+    def accept(self, slots: np.ndarray, ptr: np.ndarray, cell: np.ndarray, code: np.ndarray) -> Updates:
+        """Apply the steps that somebody else has decided, without a scroll: all that is in them counts as an error."""
+        row = np.repeat(np.arange(len(slots)), np.diff(ptr))
+        self._remember(slots, row, self.canvas.codes[slots[row], cell])
+        scroll = np.zeros((len(slots), 2), np.int32)
+        self.canvas.apply(slots, scroll, ptr, cell, code)
+        flag = np.full(len(cell), WRONG_CODE | AFTER_DROP, np.uint8)
+        return Updates(scroll, ptr, cell, code, flag, np.full(len(slots), AFTER_DROP, np.uint8))
+
     def _choose(
         self, slots: np.ndarray, row: np.ndarray, patches: np.ndarray, present: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -243,10 +252,10 @@ class ClosedLoop:
         row: np.ndarray, cell: np.ndarray, code: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
         """Drop some updates, give others the code of some other cell of the map; say which."""
-        noise = _noise(self.seed, clips[row], times[row], cell)
-        hit = (noise & np.uint64(0xFFFFFFFF)) < self.error_rate * 2**32
-        drop = hit & (noise >> np.uint64(63) == 0)
-        other = ((noise >> np.uint64(32)) % np.uint64(self.grammar.n_cells)).astype(np.int64)
+        drawn = noise(self.seed, clips[row], times[row], cell)
+        hit = (drawn & np.uint64(0xFFFFFFFF)) < self.error_rate * 2**32
+        drop = hit & (drawn >> np.uint64(63) == 0)
+        other = ((drawn >> np.uint64(32)) % np.uint64(self.grammar.n_cells)).astype(np.int64)
         present, wrong = self.canvas.codes[slots[row], cell], self.canvas.codes[slots[row], other]
         spoilt = hit & ~drop & (wrong != present) & (wrong != code)
         # Lost updates before each kept one since the kept one before it, or since the step began.
@@ -263,7 +272,7 @@ class ClosedLoop:
         return row[keep], cell[keep], code[keep], flag.astype(np.uint8), end
 
 
-def _noise(seed: int, *counters: np.ndarray) -> np.ndarray:
+def noise(seed: int, *counters: np.ndarray) -> np.ndarray:
     """Return 64 random bits for each place: a hash (splitmix64), so that no place depends on another."""
     state = np.full(counters[0].shape, seed, np.uint64)
     for counter in counters:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -30,6 +30,18 @@ _ARRAYS = {
     "end_flag": ("uint8", "steps"), "update_ptr": ("int64", "steps + 1"),
     "update_cell": ("uint16", "updates"), "update_code": ("uint16", "updates"), "update_flag": ("uint8", "updates"),
 }  # fmt: skip
+
+
+class Player(Protocol):
+    """Who takes some of the steps of recorded clips instead of the encoder; see `training/selfplay.py`."""
+
+    def start(self, slots: np.ndarray, clips: np.ndarray, codes: np.ndarray) -> None: ...
+
+    def turns(self, clips: np.ndarray, times: np.ndarray) -> np.ndarray: ...
+
+    def play(self, slots: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, Any]: ...
+
+    def watch(self, slots: np.ndarray, steps: Sequence[Step]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -156,6 +168,7 @@ def encode_clips(
     num_slots: int = 64,
     error_rate: float = 0.0,
     seed: int = 0,
+    player: Player | None = None,
 ) -> Stream:
     """Turn recorded clips of one game into a stream.
 
@@ -163,6 +176,7 @@ def encode_clips(
              to each frame: entry 0, before the clip, is ignored. game, fingerprint: kept with the stream.
              num_slots: clips encoded side by side; the result does not depend on it.
              error_rate: share of updates to get wrong; seed: which ones.
+             player: plays some of the steps, in as many slots.
     Raises:  ValueError naming the clip that has another shape, dtype, length or range.
     """
     length = _check_clips(frames, actions, rewards, terminated, config)
@@ -179,20 +193,46 @@ def encode_clips(
             started += len(free)
             loop.start(free, np.stack([frames[i][0] for i in clip[free]]))
             codes[clip[free]] = loop.canvas.codes[free]
+            if player is not None:
+                player.start(free, clip[free], loop.canvas.codes[free])
         slots = ((clip >= 0) & (length[clip] > 1)).nonzero()[0]
         if not len(slots):  # all clips are done, or those just started have one frame only
             if started == len(frames):
                 break
             continue
-        before = [frames[i][t] for i, t in zip(clip[slots], time[slots], strict=True)]
         time[slots] += 1
+        if player is not None:
+            turn = slots[player.turns(clip[slots], time[slots])]
+            if len(turn):
+                keys = np.array([actions[i][t] for i, t in zip(clip[turn], time[turn], strict=True)])
+                holds, played = player.play(turn, keys)
+                row = np.repeat(holds, np.diff(played.ptr))
+                ptr = np.concatenate([[0], np.cumsum(np.diff(played.ptr)[holds])])
+                parts.append(loop.accept(turn[holds], ptr, played.cells[row], played.codes[row]))
+                places.append(np.stack([clip[turn[holds]], time[turn[holds]]]))
+                slots = np.setdiff1d(slots, turn[holds])
+                if not len(slots):
+                    continue
+        before = [frames[i][t - 1] for i, t in zip(clip[slots], time[slots], strict=True)]
         after = [frames[i][t] for i, t in zip(clip[slots], time[slots], strict=True)]
         parts.append(loop.step(slots, np.stack(before), np.stack(after), clip[slots], time[slots]))
         places.append(np.stack([clip[slots], time[slots]]))
+        if player is not None:
+            seen = zip(clip[slots], time[slots], strict=True)
+            player.watch(slots, [_as_step(parts[-1], k, actions[i][t], rewards[i][t], terminated[i][t])
+                                 for k, (i, t) in enumerate(seen)])  # fmt: skip
     return _gather(parts, places, length, codes, actions, rewards, terminated, {
         "game": game, "tokenizer": fingerprint, "settings": config.stream,
         "cell_size": config.tokenizer.cell_size, "error_rate": error_rate,
     })  # fmt: skip
+
+
+def _as_step(updates: Updates, k: int, action: int, reward: float, terminated: bool) -> Step:
+    """The k-th slot's step."""
+    mine = slice(int(updates.ptr[k]), int(updates.ptr[k + 1]))
+    dx, dy = updates.scroll[k].tolist()
+    cells, codes = updates.cell[mine].astype(np.int32), updates.code[mine].astype(np.int32)
+    return Step(int(action), (dx, dy), cells, codes, int(np.sign(reward)) + 1, bool(terminated))
 
 
 def _check_clips(

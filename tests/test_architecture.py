@@ -53,7 +53,7 @@ RULES = {
     "vector_env": {"actions", "env", "episode", "keyboard"},
     "sb3": {"vector_env"},
     "games": {"actions", "config", "files", "games"},
-    "training": MODELS | {"games", "training"},
+    "training": MODELS | {"engine", "games", "training"},
     "evaluation": MODELS | {"actions", "evaluation", "games", "training", "world"},
     "generate": {"", "actions"},
     "cli": set(),

@@ -108,11 +108,13 @@ def test_sequences_obey_the_grammar_and_targets_point_at_the_next_token(long_win
 def test_a_share_of_the_sequences_comes_from_restyled_streams(long_window: ModelConfig) -> None:
     plain, other = coded(long_window), coded(long_window)
     other.action[:] = 60  # by which its sequences are known
-    rows = Sampler([plain], long_window, 400, 80, 0, [other], 0.25)(0).rows
+    rows = Sampler([plain], long_window, 400, 80, 0, [([other], 0.25)])(0).rows
     from_other = [(sequence[sequence[:, 0] == ACT, 1] == 60).all() for sequence in rows]
     assert 10 <= sum(from_other) <= 30
-    with pytest.raises(ValueError, match="restyled: expected a stream for each of 1, got 0"):
-        Sampler([plain], long_window, 400, 1, 0, (), 0.5)
+    with pytest.raises(ValueError, match="variants: expected a stream for each of 1, got 0"):
+        Sampler([plain], long_window, 400, 1, 0, [([], 0.5)])
+    with pytest.raises(ValueError, match=r"variants: expected shares .* got \[0.5, 0.6\]"):
+        Sampler([plain], long_window, 400, 1, 0, [([other], 0.5), ([other], 0.6)])
 
 
 def test_streams_are_the_same_whoever_codes_them(

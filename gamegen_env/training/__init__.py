@@ -1,1 +1,2 @@
-"""Training of the tokenizer and of the world model. Imports models, never engines or environments."""
+"""Training of the tokenizer and of the world model. Imports models and, for self-rollouts, engines; never
+environments."""

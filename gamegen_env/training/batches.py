@@ -128,23 +128,27 @@ class Sampler:
         sequence: int,
         batch: int,
         seed: int,
-        restyled: Sequence[Stream] = (),
-        share: float = 0.0,
+        variants: Sequence[tuple[Sequence[Stream], float]] = (),
     ) -> None:
         """Draw from streams.
 
         Args:   sequence: tokens; batch: sequences; seed: of what is drawn.
-                restyled: the same games in other styles, in the same order, for a `share` of the sequences.
-        Raises: ValueError on a sequence beyond the window, or streams that are missing.
+                variants: the same games, in the same order, recorded or coded otherwise; each for a share
+                of the sequences.
+        Raises: ValueError on a sequence beyond the window, streams that are missing, or shares above 1 in all.
         """
         if sequence > config.transformer.window:
             raise ValueError(f"sequence: expected at most the window {config.transformer.window}, got {sequence}")
         if not streams:
             raise ValueError("streams: expected at least one, got none")
-        if share and len(restyled) != len(streams):
-            raise ValueError(f"restyled: expected a stream for each of {len(streams)}, got {len(restyled)}")
+        for variant, _ in variants:
+            if len(variant) != len(streams):
+                raise ValueError(f"variants: expected a stream for each of {len(streams)}, got {len(variant)}")
+        shares = [share for _, share in variants]
+        if min(shares, default=0) < 0 or sum(shares) > 1:
+            raise ValueError(f"variants: expected shares of at least 0, at most 1 in all, got {shares}")
         self.streams, self.config = list(streams), config
-        self.restyled, self.share = list(restyled), share
+        self.variants = list(variants)
         self.sequence, self.batch, self.seed = sequence, batch, seed
 
     def __call__(self, step: int) -> Batch:
@@ -154,7 +158,12 @@ class Sampler:
         return self.collate([self._sequence(self._stream(order[i % len(order)], rng), rng) for i in range(self.batch)])
 
     def _stream(self, game: int, rng: np.random.Generator) -> Stream:
-        return self.restyled[game] if self.share and rng.random() < self.share else self.streams[game]
+        drawn = rng.random() if self.variants else 1.0
+        for variant, share in self.variants:
+            if drawn < share:
+                return variant[game]
+            drawn -= share
+        return self.streams[game]
 
     def _sequence(self, stream: Stream, rng: np.random.Generator) -> _Piece:
         limit = self.config.updates_per_keyframe

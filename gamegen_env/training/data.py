@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,15 +14,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from gamegen_env.checkpoint import tokenizer_fingerprint
+from gamegen_env.checkpoint import load_checkpoint, tokenizer_fingerprint
 from gamegen_env.closed_loop import RULES_VERSION
 from gamegen_env.codec import Stream, encode_clips
 from gamegen_env.config import ModelConfig
 from gamegen_env.games.restyle import restyle
-from gamegen_env.games.shards import iter_clips, read_meta, read_shard
+from gamegen_env.games.shards import Shard, iter_clips, read_meta, read_shard
 from gamegen_env.tokenizer import Tokenizer
+from gamegen_env.training.selfplay import SelfPlay
 
 RESTYLED = 4  # one clip in so many is coded in another style, too
+PLAYED_FRAMES = 8192  # per game, are coded with a model playing some of the steps
+PLAYED_SHARE = 0.2  # of their steps
 WORKERS = 4  # games coded at a time, at most: each holds the frames of its game in memory
 
 
@@ -61,6 +64,7 @@ def load_streams(
     error_rate: float,
     games: Sequence[str] | None = None,
     restyled: bool = False,
+    player: str | None = None,
 ) -> list[Stream]:
     """Return the recorded games of a split as streams, coding those that are not coded yet.
 
@@ -70,7 +74,8 @@ def load_streams(
 
     Args:   games: folder names such as "procgen-maze"; default all.
             restyled: some of the clips, in other styles, instead of all as they were recorded.
-    Raises: FileNotFoundError if nothing is recorded, ValueError on an unknown game.
+            player: a model of the same tokenizer; some of the clips, in which it plays some of the steps.
+    Raises: FileNotFoundError if nothing is recorded, ValueError on an unknown game or another tokenizer.
     """
     fingerprint = tokenizer_fingerprint(tokenizer)
     kind = f"{fingerprint}-rules{RULES_VERSION}-tolerance{config.stream.tolerance:g}-errors{error_rate:g}"
@@ -78,15 +83,22 @@ def load_streams(
     unknown = sorted(set(games or ()) - set(folders))
     if unknown:
         raise ValueError(f"games: expected some of {sorted(folders)}, got {unknown}")
+    variant, described = "", split
+    if restyled:
+        variant, described = f"-restyled{RESTYLED}", f"{split}, restyled"
+    if player is not None:
+        model = load_checkpoint(player)
+        if tokenizer_fingerprint(model.tokenizer) != fingerprint:
+            raise ValueError(f"player {player}: expected a model of tokenizer {fingerprint}, got one of another")
+        variant += f"-played{PLAYED_FRAMES}-{PLAYED_SHARE:g}-{model.fingerprint}"
+        described += ", played"
     paths, missing = [], {}
-    described = f"{split}, restyled" if restyled else split
     for name in games or sorted(folders):
         shards = sorted(folders[name].glob("shard-*.safetensors"))
-        suffix = f"-restyled{RESTYLED}" if restyled else ""
-        path = Path(data) / "streams" / kind / split / f"{name}-{_digest(shards)}{suffix}.safetensors"
+        path = Path(data) / "streams" / kind / split / f"{name}-{_digest(shards)}{variant}.safetensors"
         paths.append(path)
         if not path.exists():
-            missing[path] = (name, shards, config, tokenizer, fingerprint, error_rate, restyled)
+            missing[path] = (name, shards, config, tokenizer, fingerprint, error_rate, restyled, player)
     bar = tqdm(total=len(missing), desc=f"streams ({described})", unit="game", disable=not missing)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(cores, WORKERS, len(missing))
@@ -111,13 +123,19 @@ def _digest(shards: Sequence[Path]) -> str:
 
 def _encode(
     path: Path, game: str, shards: Sequence[Path], config: ModelConfig, tokenizer: Tokenizer, fingerprint: str,
-    error_rate: float, restyled: bool,
+    error_rate: float, restyled: bool, player: str | None,
 ) -> None:  # fmt: skip
+    numbered: Iterable[tuple[int, Shard]] = enumerate(clip for path in shards for clip in iter_clips(read_shard(path)))
     if restyled:
-        chosen = ((i, clip) for i, clip in enumerate(c for path in shards for c in iter_clips(read_shard(path))))
-        clips = [restyle(clip, i) for i, clip in chosen if i % RESTYLED == 0]
-    else:
-        clips = [clip for path in shards for clip in iter_clips(read_shard(path))]
+        numbered = ((i, restyle(clip, i)) for i, clip in numbered if i % RESTYLED == 0)
+    if player is not None:
+        # Shards hold plays of equal length one after the other: a stride takes some of each.
+        stride = max(1, sum(read_meta(path)[1] for path in shards) // PLAYED_FRAMES)
+        numbered = ((i, clip) for n, (i, clip) in enumerate(numbered) if n % stride == 0)
+    clips = [clip for _, clip in numbered]
+    selfplay = None
+    if player is not None:
+        selfplay = SelfPlay(config, load_checkpoint(player).transformer, PLAYED_SHARE)
     stream = encode_clips(
         [c.frames for c in clips],
         [c.action for c in clips],
@@ -128,6 +146,8 @@ def _encode(
         game=game,
         fingerprint=fingerprint,
         error_rate=error_rate,
+        num_slots=64 if selfplay is None else selfplay.num_slots,
+        player=selfplay,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     stream.save(path)

@@ -161,6 +161,13 @@ def main(argv: list[str] | None = None) -> None:
         help="share of the sequences from clips in other colours and mirrored, to play pictures never seen",
     )
     parser.add_argument(
+        "--self-play",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the sequences from clips in which the model given by --from plays some of the steps itself",
+    )
+    parser.add_argument(
         "--kv-quantised",
         type=float,
         default=0.2,
@@ -170,8 +177,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--no-compile", action="store_true", help="skip torch.compile (no C++ compiler needed)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    if not 0 <= args.restyled <= 1:
-        parser.error(f"argument --restyled: expected a share from 0 to 1, got {args.restyled}")
+    if min(args.restyled, args.self_play) < 0 or args.restyled + args.self_play > 1:
+        parser.error(
+            f"--restyled, --self-play: expected shares from 0 to 1 in all, got {args.restyled}, {args.self_play}"
+        )
+    if args.self_play and args.start_from is None:
+        parser.error("argument --self-play: expected --from MODEL, which is to play, got none")
 
     started = time.monotonic()
     torch.set_flush_denormal(True)  # the tails of ballistic attention are full of them: a sixth of the time
@@ -185,14 +196,20 @@ def main(argv: list[str] | None = None) -> None:
     run = Run(args.out, {**vars(args), "processes": world, "model": dataclasses.asdict(config)})
     sequence = args.sequence or config.transformer.window
     games = args.games.split(",") if args.games else None
+    variants = []
+    if args.restyled:
+        restyled = load_streams(args.data, "train", config, tokenizer, args.error_rate, games, restyled=True)
+        variants.append((restyled, args.restyled))
+    if args.self_play:
+        played = load_streams(args.data, "train", config, tokenizer, args.error_rate, games, player=args.start_from)
+        variants.append((played, args.self_play))
     train = Sampler(
         load_streams(args.data, "train", config, tokenizer, args.error_rate, games),
         config,
         sequence,
         args.batch,
         args.seed,
-        load_streams(args.data, "train", config, tokenizer, args.error_rate, games, True) if args.restyled else (),
-        args.restyled,
+        variants,
     )
     heldout = Sampler(
         load_streams(args.data, "heldout", config, tokenizer, 0.0, games), config, sequence, args.batch, VALIDATION_SEED

@@ -1,0 +1,67 @@
+"""Self-rollouts: streams in which the model plays some of the steps itself.
+
+What a model meets when it plays on alone is not what it learned from: its own small errors,
+then errors upon these. So now and then it takes RUN steps of a recording under the true keys,
+and the closed-loop encoder, whose canvas shows what came of it, goes on from there: its next
+updates are the repair. The model's steps carry no loss, the repair does.
+
+Source: DAgger, arXiv 1011.0686, with the encoder as the expert. The model's steps that move the
+camera are undone: from a view that is not where the game's is, everything would be repair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gamegen_env.closed_loop import noise
+from gamegen_env.config import ModelConfig
+from gamegen_env.engine.base import StepBatch, make_engine
+from gamegen_env.stream import Step
+from gamegen_env.transformer import Transformer
+
+RUN = 4  # steps that the model plays in a row
+SLOTS = 32
+
+
+class SelfPlay:
+    """The `codec.Player` that a trained model is."""
+
+    def __init__(
+        self, config: ModelConfig, transformer: Transformer, share: float, *, num_slots: int = SLOTS,
+        seed: int = 0, temperature: float = 0.5, engine: str = "auto",
+    ) -> None:  # fmt: skip
+        """Set up an engine.
+
+        Args:   share: of the steps that the model plays, in runs of RUN; num_slots: clips encoded side by side.
+        Raises: ValueError unless 0 < share < 1.
+        """
+        if not 0 < share < 1:
+            raise ValueError(f"share: expected 0 < share < 1, got {share!r}")
+        self.share, self.seed, self.num_slots = share, seed, num_slots
+        self.engine = make_engine(engine, config, transformer, num_slots, temperature=temperature)
+
+    def start(self, slots: np.ndarray, clips: np.ndarray, codes: np.ndarray) -> None:
+        """Begin clips from their first maps (n, n_cells)."""
+        for slot, clip, first in zip(slots.tolist(), clips.tolist(), codes, strict=True):
+            self.engine.reset(slot, first, (self.seed << 32) + clip)
+
+    def turns(self, clips: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Tell whose steps are the model's, (n,) bool."""
+        drawn = noise(self.seed, clips, (times - 1) // RUN) & np.uint64(0xFFFFFFFF)
+        return drawn < self.share * 2**32
+
+    def play(self, slots: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, StepBatch]:
+        """Play one step of each slot. Returns: which of them (n,) bool hold; the others are undone; and the steps."""
+        states = [self.engine.save(slot) for slot in slots.tolist()]
+        batch = self.engine.step(slots.tolist(), actions.tolist())
+        moved = np.asarray(batch.scroll.any(1))
+        for i in moved.nonzero()[0]:
+            self.engine.load(int(slots[i]), states[i])
+        return ~moved, batch
+
+    def watch(self, slots: np.ndarray, steps: Sequence[Step]) -> None:
+        """Let the model see the steps that the encoder took."""
+        for slot, step in zip(slots.tolist(), steps, strict=True):
+            self.engine.observe(slot, step)
