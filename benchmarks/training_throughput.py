@@ -89,7 +89,6 @@ def main() -> None:
     first = None
     modules = dataclasses.replace(config.transformer, pointer=True, ballistics=True)
     likelihood = torch.compile(vocabulary_likelihood, dynamic=True)
-    torch.set_flush_denormal(True)
     for name, bf16, compiled, targets_only, transformer in (
         ("fp32 eager", False, False, False, config.transformer),
         ("bf16 eager", True, False, False, config.transformer),

@@ -2,10 +2,7 @@
 
 As in a video codec, the encoder runs the decoder (`Canvas`) beside it and updates a cell
 when the true picture differs from what the canvas shows by more than the tolerance: small
-errors cannot pile up, and a training stream looks exactly as it does when served. Two rules
-save what is hard to foretell and shows little: an update must take at least the tolerance off
-the error, and a code that was on the map lately is preferred to the nearest one if it is worse
-by no more than the tolerance.
+errors cannot pile up, and a training stream looks exactly as it does when served.
 
 For training, errors can be put in: an update is lost or gets a wrong code, as a model will
 do one day, and the loop repairs it in the next step. Flags keep the errors out of the loss.
@@ -23,10 +20,9 @@ from gamegen_env.config import ModelConfig
 from gamegen_env.scroll import find_scrolls
 from gamegen_env.stream import Grammar
 
-RULES_VERSION = 3  # of what the encoder decides: raise it with every change, streams kept from before are then not used
+RULES_VERSION = 2  # of what the encoder decides: raise it with every change, streams kept from before are then not used
 WRONG_CODE, AFTER_DROP = 1, 2  # bits of an update's flag
 SCROLL_GUESSES = 5
-RECENT = 512  # codes that left the map lately and are still preferred; the map's own always are
 # A scroll must save so many updates, and such a share of them. Measured: to save only 3 lets
 # the "camera" follow the player in games of flat colours, where it stands still; 8 hardly ever does,
 # and costs games whose camera does move 1 to 7 % more updates. A share of 0.15 instead loses a
@@ -96,15 +92,7 @@ class ClosedLoop:
         self.tokenizer = PatchCache(tokenizer, config.tokenizer.cell_size)
         self.canvas = Canvas(config, self.tokenizer, num_slots)
         self.grammar = Grammar(config)
-        self.tolerance = config.stream.tolerance
-        # What a code looks like by itself, in steps of a grey level.
-        every = np.broadcast_to(
-            np.arange(config.tokenizer.codebook_size)[:, None, None], (config.tokenizer.codebook_size, 3, 3)
-        )
-        self.alone = tokenizer.decode_cells(every).reshape(len(every), -1).astype(np.float32)
-        self.square = (self.alone * self.alone).sum(1)
-        self.recent = np.zeros((num_slots, RECENT), np.int32)
-        self.n_recent = np.zeros(num_slots, np.int64)
+        self.limit = 3 * config.stream.tolerance  # per pixel of three channels
         self.error_rate, self.seed = error_rate, seed
         size, c, m = self.canvas.size, self.canvas.cell_size, self.canvas.map_cells
         # On one axis, by origin: how many pixels of each cell are visible, and for each pixel of a
@@ -116,12 +104,6 @@ class ClosedLoop:
         self.nearest = (distance + c * ~shown[:, :, None, :]).argmin(-1)  # (size, m, c)
         self.cell_sum = np.repeat(np.eye(m, dtype=np.float32), 3 * c, axis=0)  # a row of pixels -> cells
 
-    def start(self, slots: np.ndarray, frames: np.ndarray) -> None:
-        """Begin clips with their first pictures (n, H, W, 3) uint8."""
-        self.canvas.reset(slots, frames)
-        self.recent[slots] = self.canvas.codes[slots, :1]
-        self.n_recent[slots] = 0
-
     def step(
         self, slots: np.ndarray, before: np.ndarray, after: np.ndarray, clips: np.ndarray, times: np.ndarray
     ) -> Updates:
@@ -130,13 +112,11 @@ class ClosedLoop:
         Args: slots: (n,); before, after: (n, H, W, 3) uint8, the true pictures; clips, times: (n,)
               what the noise of injected errors depends on.
         """
-        scroll, error, truth = self._scroll(slots, before, after)
-        row, cell = (error > self.tolerance).nonzero()
-        present = self.canvas.codes[slots[row], cell]
-        code, remains = self._choose(slots, row, self._patches(slots, scroll, truth, row, cell), present)
-        news = (code != present) & (error[row, cell] - remains > self.tolerance)
-        row, cell, code, present = row[news], cell[news], code[news], present[news]
-        self._remember(slots, row, present)
+        scroll, differs, truth = self._scroll(slots, before, after)
+        row, cell = differs.nonzero()
+        code = self.tokenizer.encode_cells(self._patches(slots, scroll, truth, row, cell))
+        news = code != self.canvas.codes[slots[row], cell]
+        row, cell, code = row[news], cell[news], code[news]
         flag, end_flag = np.zeros(len(cell), np.uint8), np.zeros(len(slots), np.uint8)
         if self.error_rate:
             row, cell, code, flag, end_flag = self._spoil(slots, clips, times, row, cell, code)
@@ -146,50 +126,15 @@ class ClosedLoop:
 
     def accept(self, slots: np.ndarray, ptr: np.ndarray, cell: np.ndarray, code: np.ndarray) -> Updates:
         """Apply the steps that somebody else has decided, without a scroll: all that is in them counts as an error."""
-        row = np.repeat(np.arange(len(slots)), np.diff(ptr))
-        self._remember(slots, row, self.canvas.codes[slots[row], cell])
         scroll = np.zeros((len(slots), 2), np.int32)
         self.canvas.apply(slots, scroll, ptr, cell, code)
         flag = np.full(len(cell), WRONG_CODE | AFTER_DROP, np.uint8)
         return Updates(scroll, ptr, cell, code, flag, np.full(len(slots), AFTER_DROP, np.uint8))
 
-    def _choose(
-        self, slots: np.ndarray, row: np.ndarray, patches: np.ndarray, present: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return a code for each patch (k, c, c, 3), and the error that it leaves, about.
+    def _differing(self, slots: np.ndarray, frames: np.ndarray, origins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Find the cells that would show something else than the truth, were the views at `origins`.
 
-        Args: row: (k,) ascending; present: (k,) codes that do not do, whatever they look like alone.
-        """
-        code = self.tokenizer.encode_cells(patches)
-        flat = patches.reshape(len(patches), self.alone.shape[1]).astype(np.float32)
-        remains = np.square(flat - self.alone[code]).mean(1)
-        bounds = np.searchsorted(row, np.arange(len(slots) + 1))
-        for slot, start, stop in zip(slots, bounds[:-1], bounds[1:], strict=True):
-            if start == stop:
-                continue
-            held = np.concatenate([self.canvas.codes[slot], self.recent[slot]])
-            mine = flat[start:stop]
-            # |p - c|^2 without |p|^2, the same for all; in float32 exact to a hundredth of a grey level.
-            apart = self.square[held] - 2 * (mine @ self.alone[held].T)
-            best = held[np.where(held == present[start:stop, None], np.inf, apart).argmin(1)]
-            left = np.square(mine - self.alone[best]).mean(1)
-            near = (left <= remains[start:stop] + self.tolerance) & (best != present[start:stop])
-            code[start:stop][near], remains[start:stop][near] = best[near], left[near]
-        return code, remains
-
-    def _remember(self, slots: np.ndarray, row: np.ndarray, replaced: np.ndarray) -> None:
-        """Keep the codes (k,), of rows (k,) ascending, that leave the map."""
-        count = np.bincount(row, minlength=len(slots))
-        rank = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-        slot = slots[row]
-        self.recent[slot, (self.n_recent[slot] + rank) % RECENT] = replaced
-        self.n_recent[slots] += count
-
-    def _errors(self, slots: np.ndarray, frames: np.ndarray, origins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Compare what would be shown with the truth, were the views at `origins`.
-
-        Returns: the mean squared error of what is visible of each cell (n, n_cells) float32, 0..255 scale,
-                 and the canvas with the truth pasted in, (n, size, size, 3).
+        Returns: (n, n_cells) bool, and the canvas with the truth pasted in, (n, size, size, 3).
         """
         canvas, side = self.canvas, self.canvas.frame_size
         shown = canvas.pixels[slots]
@@ -205,28 +150,27 @@ class ClosedLoop:
         rows = square.reshape(n, m, canvas.cell_size, -1).sum(2, dtype=np.float32)
         error = (rows.reshape(n * m, -1) @ self.cell_sum).reshape(n, m, m)
         count = self.n_shown[origins[:, 1], :, None] * self.n_shown[origins[:, 0], None, :]
-        return (error / (3 * np.maximum(count, 1))).reshape(n, -1), truth
+        return (error > self.limit * count).reshape(n, -1), truth
 
     def _scroll(
         self, slots: np.ndarray, before: np.ndarray, after: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the movements (n, 2) that pay, and `_errors` after them."""
+        """Return the movements (n, 2) that pay, and `_differing` after them."""
         origins = self.canvas.origin[slots]
-        error, truth = self._errors(slots, after, origins)
+        differs, truth = self._differing(slots, after, origins)
         scroll = np.zeros((len(slots), 2), np.int32)
-        still = (error > self.tolerance).sum(1)
+        still = differs.sum(1)
         cost = np.minimum(still - SCROLL_GAIN, still * (1 - SCROLL_SHARE))  # what a movement may cost at most
         search = (still > SCROLL_GAIN).nonzero()[0]
         if len(search):
             guesses = find_scrolls(before[search], after[search], self.grammar.max_scroll, SCROLL_GUESSES)
             for guess in guesses.swapaxes(0, 1).astype(np.int32):
-                moved, pasted = self._errors(slots[search], after[search], self.grammar.move(origins[search], guess))
-                differing = (moved > self.tolerance).sum(1)
-                better = differing <= cost[search]
+                moved, pasted = self._differing(slots[search], after[search], self.grammar.move(origins[search], guess))
+                better = moved.sum(1) <= cost[search]
                 won = search[better]
-                error[won], truth[won], scroll[won] = moved[better], pasted[better], guess[better]
-                cost[won] = differing[better] - 1
-        return scroll, error, truth
+                differs[won], truth[won], scroll[won] = moved[better], pasted[better], guess[better]
+                cost[won] = differs[won].sum(1) - 1
+        return scroll, differs, truth
 
     def _patches(
         self, slots: np.ndarray, scroll: np.ndarray, truth: np.ndarray, row: np.ndarray, cell: np.ndarray

@@ -126,14 +126,14 @@ def test_decoded_stream_is_the_encoders_canvas_bit_for_bit(coder: PatchTable, er
         decoded = decode_stream(stream, clip, frames[0], CONFIG, coder)
         assert decoded.shape == frames.shape
         loop, slot = ClosedLoop(CONFIG, coder, 1, error_rate), np.zeros(1, np.int64)
-        loop.start(slot, frames[:1])
+        loop.canvas.reset(slot, frames[:1])
         assert np.array_equal(loop.canvas.codes[0], stream.codes[clip])
         for t in range(1, len(frames)):
             loop.step(slot, frames[t - 1 : t], frames[t : t + 1], np.array([clip]), np.array([t]))
             assert np.array_equal(loop.canvas.view(slot)[0], decoded[t]), (clip, t)
 
 
-def test_no_cell_is_much_worse_than_its_nearest_code() -> None:
+def test_every_cell_is_within_tolerance_or_shows_its_nearest_code() -> None:
     coder, beyond = PatchTable(np.concatenate(RECORDING), 300), 0  # too few codes for a good picture
     stream = encode(RECORDING, coder)
     for clip, frames in enumerate(RECORDING):
@@ -141,17 +141,10 @@ def test_no_cell_is_much_worse_than_its_nearest_code() -> None:
         for t in range(1, len(frames)):
             codes, origin = stream.map_at(clip, t)
             for cell, error in cell_errors(decoded[t], frames[t], origin).items():
-                if (cell // 17 * 4 - origin[1]) % 68 > 60 or (cell % 17 * 4 - origin[0]) % 68 > 60:
-                    continue  # cut by the edge of the view
-                patch = visible_patch(frames[t], cell, origin)
-                nearest = coder.encode_cells(patch)
-                least = np.square(coder.table[nearest[0]].reshape(patch.shape).astype(float) - patch).mean()
-                # Pixels of the first picture stand for a code from which they may be far.
-                if error > CONFIG.stream.tolerance and codes[cell] != nearest[0]:
-                    # The code is one that the map held, or the present one was nearly as good.
-                    assert error <= least + 2 * CONFIG.stream.tolerance, (clip, t, cell)
+                if error > CONFIG.stream.tolerance:
+                    assert codes[cell] == coder.encode_cells(visible_patch(frames[t], cell, origin))[0], (clip, t, cell)
                     beyond += 1
-    assert beyond > 20
+    assert beyond > 100
 
 
 def test_encoding_follows_the_picture_closely(coder: PatchTable, stream: Stream) -> None:
@@ -317,10 +310,9 @@ def test_errors_are_flagged_where_they_are(coder: PatchTable) -> None:
     slot, n_updates, n_wrong, n_dropped, n_after, n_end = np.zeros(1, np.int64), 0, 0, 0, 0, 0
     for clip, frames in enumerate(RECORDING):
         bad, good = ClosedLoop(CONFIG, coder, 1, 0.3, seed=5), ClosedLoop(CONFIG, coder, 1)
-        bad.start(slot, frames[:1])
+        bad.canvas.reset(slot, frames[:1])
         for t in range(1, len(frames)):
             good.canvas.load(0, bad.canvas.save(0))
-            good.recent[:], good.n_recent[:] = bad.recent, bad.n_recent
             pair = frames[t - 1 : t], frames[t : t + 1], np.array([clip]), np.array([t])
             want, got = good.step(slot, *pair), bad.step(slot, *pair)
             assert np.array_equal(got.scroll, want.scroll)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from gamegen_env.codec import Stream, encode_clips
 from gamegen_env.config import ACT, END, KEY, SCROLL, UPD, ModelConfig, TransformerConfig
 from gamegen_env.games.shards import Shard, write_shard
 from gamegen_env.stream import Grammar
+from gamegen_env.training import data
 from gamegen_env.training.batches import Sampler
 from gamegen_env.training.data import load_streams
 from gamegen_env.training.describe import statistics
@@ -120,7 +122,14 @@ def test_a_share_of_the_sequences_comes_from_restyled_streams(long_window: Model
 def test_streams_are_the_same_whoever_codes_them(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint, found = load_checkpoint(tiny_checkpoint), []
+    checkpoint, found, pools = load_checkpoint(tiny_checkpoint), [], []
+
+    class CountedPool(ProcessPoolExecutor):
+        def __init__(self, workers: int, *arguments: object) -> None:
+            pools.append(workers)
+            super().__init__(workers, *arguments)
+
+    monkeypatch.setattr(data, "ProcessPoolExecutor", CountedPool)
     for name, cores in (("alone", {0}), ("two", {0, 1})):
         for game in ("a", "b"):
             write_shard(tmp_path / name / "train" / game / "shard-00000.safetensors", clip(ord(game)))
@@ -128,6 +137,7 @@ def test_streams_are_the_same_whoever_codes_them(
         for restyled in (False, True):
             load_streams(tmp_path / name, "train", checkpoint.config, checkpoint.tokenizer, 0.1, None, restyled)
         found.append({p.name: p.read_bytes() for p in (tmp_path / name).rglob("streams/**/*.safetensors")})
+    assert pools == [2, 2]  # plain and restyled, where there are two cores
     assert len(found[0]) == 4
     assert found[0] == found[1]
 

@@ -134,12 +134,12 @@ def main(argv: list[str] | None = None) -> None:
         "games": report,
         "physics": physics,
     }
-    draw_curves(report, out / "curves.png")
     write_atomic(out / "figures.json", (json.dumps(summary, indent=2) + "\n").encode())
     tables = [fidelity_table(report), similarity_table(report), control_table(report), consistency_table(report)]
     if physics:
         tables.append(physics_table(physics))
     print(*tables, sep="\n\n")
+    draw_curves(report, out / "curves.png")  # last: nothing measured is lost where matplotlib is missing
 
 
 if __name__ == "__main__":

@@ -21,11 +21,12 @@ from gamegen_env.config import ModelConfig
 from gamegen_env.games.restyle import restyle
 from gamegen_env.games.shards import Shard, iter_clips, read_meta, read_shard
 from gamegen_env.tokenizer import Tokenizer
-from gamegen_env.training.selfplay import SelfPlay
+from gamegen_env.training.selfplay import RUN, SelfPlay
 
 RESTYLED = 4  # one clip in so many is coded in another style, too
 PLAYED_FRAMES = 8192  # per game, are coded with a model playing some of the steps
 PLAYED_SHARE = 0.2  # of their steps
+SLOTS = 64  # clips encoded side by side
 WORKERS = 4  # games coded at a time, at most: each holds the frames of its game in memory
 
 
@@ -90,7 +91,7 @@ def load_streams(
         model = load_checkpoint(player)
         if tokenizer_fingerprint(model.tokenizer) != fingerprint:
             raise ValueError(f"player {player}: expected a model of tokenizer {fingerprint}, got one of another")
-        variant += f"-played{PLAYED_FRAMES}-{PLAYED_SHARE:g}-{model.fingerprint}"
+        variant += f"-played{PLAYED_FRAMES}-{PLAYED_SHARE:g}x{RUN}-{model.fingerprint}"
         described += ", played"
     paths, missing = [], {}
     for name in games or sorted(folders):
@@ -99,19 +100,19 @@ def load_streams(
         paths.append(path)
         if not path.exists():
             missing[path] = (name, shards, config, tokenizer, fingerprint, error_rate, restyled, player)
-    bar = tqdm(total=len(missing), desc=f"streams ({described})", unit="game", disable=not missing)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(cores, WORKERS, len(missing))
-    if workers < 2:
-        for path, what in missing.items():
-            _encode(path, *what)
-            bar.update()
-    else:
-        spawn = get_context("spawn")  # a forked child may wait for ever on the parent's OpenMP threads
-        with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
-            for done in [pool.submit(_encode, path, *what) for path, what in missing.items()]:
-                done.result()
+    with tqdm(total=len(missing), desc=f"streams ({described})", unit="game", disable=not missing) as bar:
+        if workers < 2:
+            for path, what in missing.items():
+                _encode(path, *what)
                 bar.update()
+        else:
+            spawn = get_context("spawn")  # a forked child may wait for ever on the parent's OpenMP threads
+            with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
+                for done in [pool.submit(_encode, path, *what) for path, what in missing.items()]:
+                    done.result()
+                    bar.update()
     return [Stream.load(path) for path in paths]
 
 
@@ -128,14 +129,14 @@ def _encode(
     numbered: Iterable[tuple[int, Shard]] = enumerate(clip for path in shards for clip in iter_clips(read_shard(path)))
     if restyled:
         numbered = ((i, restyle(clip, i)) for i, clip in numbered if i % RESTYLED == 0)
+    selfplay, num_slots = None, SLOTS
     if player is not None:
+        selfplay = SelfPlay(config, load_checkpoint(player).transformer, PLAYED_SHARE)
+        num_slots = selfplay.num_slots
         # Shards hold plays of equal length one after the other: a stride takes some of each.
         stride = max(1, sum(read_meta(path)[1] for path in shards) // PLAYED_FRAMES)
         numbered = ((i, clip) for n, (i, clip) in enumerate(numbered) if n % stride == 0)
     clips = [clip for _, clip in numbered]
-    selfplay = None
-    if player is not None:
-        selfplay = SelfPlay(config, load_checkpoint(player).transformer, PLAYED_SHARE)
     stream = encode_clips(
         [c.frames for c in clips],
         [c.action for c in clips],
@@ -146,7 +147,7 @@ def _encode(
         game=game,
         fingerprint=fingerprint,
         error_rate=error_rate,
-        num_slots=64 if selfplay is None else selfplay.num_slots,
+        num_slots=num_slots,
         player=selfplay,
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -79,18 +79,32 @@ def measure(predicted: Predicted, batch: Batch) -> dict[str, Tensor]:
     return figures
 
 
+def vocabulary_likelihood(query: Tensor, embedding: Tensor, present: Tensor, code: Tensor) -> Tensor:
+    """Return the logarithm of the probability (U,) that the vocabulary gives to codes (U,).
+
+    Args: query: (U, d_model) from `Transformer.code_query`; embedding: (codebook_size, d_model);
+          present: (U,) int64, what is there and cannot be chosen.
+    """
+    there = torch.arange(len(embedding), device=query.device) == present[:, None]
+    logits = torch.where(there, FORBIDDEN, F.linear(query, embedding).float())
+    return logits.gather(1, code[:, None])[:, 0] - logits.logsumexp(1)
+
+
 def losses(
-    model: Transformer, batch: Batch, kv_noise: KVTransform | None = None, likelihood: Likelihood | None = None
+    model: Transformer,
+    batch: Batch,
+    kv_noise: KVTransform | None = None,
+    likelihood: Likelihood = vocabulary_likelihood,
 ) -> dict[str, Tensor]:
     """Return the mean cross-entropy (nats) of each head on a batch, as `measure` does.
 
     Faster: of the distribution over the codes only what concerns the right one is formed.
 
-    Args: likelihood: `vocabulary_likelihood` or what `torch.compile` makes of it.
+    Args: likelihood: what `torch.compile` makes of `vocabulary_likelihood`, or that itself.
     """
     read = _read(model, batch, kv_noise)
     present, code = torch.from_numpy(batch.present), torch.from_numpy(batch.code)
-    log_p = (likelihood or vocabulary_likelihood)(read.query, model.code.weight, present, code)
+    log_p = likelihood(read.query, model.code.weight, present, code)
     if model.pointer is not None:
         log_p = torch.cat(
             [
@@ -104,17 +118,6 @@ def losses(
         "reward": F.cross_entropy(read.reward, torch.from_numpy(batch.reward)),
         "done": F.cross_entropy(read.done, torch.from_numpy(batch.done)),
     }
-
-
-def vocabulary_likelihood(query: Tensor, embedding: Tensor, present: Tensor, code: Tensor) -> Tensor:
-    """Return the logarithm of the probability (U,) that the vocabulary gives to codes (U,).
-
-    Args: query: (U, d_model) from `Transformer.code_query`; embedding: (codebook_size, d_model);
-          present: (U,) int64, what is there and cannot be chosen.
-    """
-    there = torch.arange(len(embedding), device=query.device) == present[:, None]
-    logits = torch.where(there, FORBIDDEN, F.linear(query, embedding).float())
-    return logits.gather(1, code[:, None])[:, 0] - logits.logsumexp(1)
 
 
 def recollections(

@@ -185,7 +185,6 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("argument --self-play: expected --from MODEL, which is to play, got none")
 
     started = time.monotonic()
-    torch.set_flush_denormal(True)  # the tails of ballistic attention are full of them: a sixth of the time
     rank, world = start_processes()
     if rank > 0:  # the first process sets up the folders, the others find them ready
         torch.distributed.barrier()
