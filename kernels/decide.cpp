@@ -1,0 +1,292 @@
+#include "decide.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "noise.h"
+
+namespace gamegen {
+
+constexpr float NEVER = -__builtin_inff();
+constexpr float GAIN = 4.0f, SPREAD = 0.15f;  // as in ballistics.py
+constexpr float FLOOR = 1e-20f;               // as in pointer.py
+constexpr size_t CODE_ROWS = 16;              // updates whose 8192 logits are held at a time
+
+static float softplus(float x) { return x > 20 ? x : std::log1p(std::exp(x)); }
+static float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
+
+Decider::Decider(Forward& forward, std::vector<float> gumbel_table, float temperature)
+    : forward_(forward), model_(forward.model()), ops_(forward.ops()), table_(std::move(gumbel_table)),
+      temperature_(temperature), span_(table_.back() - table_.front() + 1) {
+    const Config& c = model_.config;
+    const size_t d = c.d_model;
+    events_.resize(MAX_ROWS * model_.event_head.width());
+    aims_.resize(MAX_ROWS * round_up(4 * c.n_heads, BLOCK));
+    motions_.resize(MAX_ROWS * BLOCK);
+    queries_.resize(MAX_ROWS * c.n_heads * HEAD);
+    described_.resize(CODE_ROWS * 2 * d);
+    inner_.resize(CODE_ROWS * round_up(2 * d, BLOCK));
+    query_.resize(CODE_ROWS * round_up(d, BLOCK));
+    codes_.resize(CODE_ROWS * model_.code_logits.width());
+    turned_.resize(CODE_ROWS * c.n_kv_heads * HEAD);
+    ends_.resize(BLOCK);
+    window_.resize((1 + c.n_heads) * (round_up(c.window, BLOCK) + round_up(c.max_step_tokens(), 16)));
+    weights_.resize(c.n_heads * REACH);
+    bytes_.resize(MAX_ROWS * round_up(2 * d, 4) + 16);
+}
+
+int Decider::draw(const float* logits, size_t n, uint32_t key, float temperature) const {
+    const float top = ops_.maximum(logits, n);
+    if (temperature == 0) return static_cast<int>(std::find(logits, logits + n, top) - logits);
+    // Of thousands of classes a few can win: those not further below the best than the noise spans.
+    const float least = top / temperature - span_;
+    int best = 0;
+    float best_score = NEVER;
+    for (size_t i = 0; i < n; ++i) {
+        const float scaled = logits[i] / temperature;
+        if (!(scaled > least)) continue;
+        const float score = scaled + gumbel(table_.data(), key, static_cast<uint32_t>(i));
+        if (score > best_score) {
+            best_score = score;
+            best = static_cast<int>(i);
+        }
+    }
+    return best;
+}
+
+void Decider::remember(const Row* rows, size_t first, size_t count) {
+    if (!model_.config.ballistics) return;
+    for (size_t r = first; r < first + count; ++r) {
+        if (rows[r].token.kind != UPD) continue;
+        ops_.linear(model_.motion, forward_.hidden(r), 1, model_.config.d_model, motions_.data(), bytes_.data());
+        Update update{rows[r].position, rows[r].token.a, rows[r].token.time, {}};
+        std::memcpy(update.motion, motions_.data(), sizeof update.motion);
+        rows[r].slot->latest.push_back(update);
+    }
+}
+
+void Decider::add_paths(const Row& row, size_t at, float* logits) {
+    const Config& c = model_.config;
+    const int64_t window = static_cast<int64_t>(c.window);
+    // `latest` may hold drafted updates behind this row; paths are of those up to it.
+    const auto& latest = row.slot->latest;
+    size_t stop = latest.size();
+    while (stop > 0 && latest[stop - 1].position > row.position) --stop;
+    size_t start = stop > REACH ? stop - REACH : 0;
+    while (start < stop && row.position - latest[start].position >= window) ++start;
+    const size_t n = stop - start;
+    if (n == 0) return;
+
+    float place[2 * REACH], aim[4 * MAX_HEADS], elapsed[REACH];
+    for (size_t k = 0; k < n; ++k) {
+        const Update& u = latest[start + k];
+        const auto dt = static_cast<float>(row.token.time - u.time);
+        elapsed[k] = dt;
+        for (int axis = 0; axis < 2; ++axis) {
+            const float velocity = u.motion[axis], gravity = u.motion[2 + axis];
+            const float contact = 1 + softplus(u.motion[4 + axis] + 4), back = sigmoid(u.motion[6 + axis]);
+            const float before = std::min(dt, contact);
+            const int from = axis ? u.cell % c.grammar.map_cells : u.cell / c.grammar.map_cells;
+            place[2 * k + static_cast<size_t>(axis)] =
+                static_cast<float>(from) + velocity * (before - back * (dt - before)) + gravity * dt * dt / 2;
+        }
+    }
+    // Scores against the keys of the last layer.
+    float* query = queries_.data() + at * c.n_heads * HEAD;
+    float turn[HEAD];
+    forward_.rotary(row.token, row.position, turn);
+    for (size_t h = 0; h < c.n_heads; ++h) {
+        float* head = query + h * HEAD;
+        ops_.rms_norm(head, model_.ballistic_norm.data(), HEAD, head);
+        forward_.place(head, turn);
+        for (size_t i = 0; i < HEAD; ++i) head[i] *= 0.125f;
+    }
+    for (size_t kv = 0; kv < c.n_kv_heads; ++kv) {
+        const Seen s = forward_.seen(row, (c.n_layers - 1) * c.n_kv_heads + kv, row.position);
+        const size_t group = c.group(), width = s.width(), ring = round_up(s.places, BLOCK);
+        float* scores = window_.data();
+        ops_.scores(query + kv * group * HEAD, group, s, scores);
+        for (size_t g = 0; g < group; ++g) {
+            const size_t h = kv * group + g;
+            float* weight = weights_.data() + h * n;
+            float top = 0, sum = 0;  // beside a zero: an event may follow nothing at all
+            for (size_t k = 0; k < n; ++k) {
+                const int64_t position = latest[start + k].position;
+                const size_t column = position < row.committed ? static_cast<size_t>(position % window)
+                                                               : ring + static_cast<size_t>(position - row.committed);
+                weight[k] = scores[g * width + column] - model_.ageing[h] * elapsed[k];
+                top = std::max(top, weight[k]);
+            }
+            for (size_t k = 0; k < n; ++k) sum += weight[k] = std::exp(weight[k] - top);
+            sum += std::exp(-top);
+            for (size_t k = 0; k < n; ++k) weight[k] /= sum;
+        }
+    }
+    const float* raw = aims_.data() + at * model_.aim.width();
+    for (size_t h = 0; h < c.n_heads; ++h) {
+        const float spread = softplus(raw[4 * h + 2]) + SPREAD;
+        aim[4 * h] = raw[4 * h];
+        aim[4 * h + 1] = raw[4 * h + 1];
+        aim[4 * h + 2] = 1 / (spread * spread);
+        aim[4 * h + 3] = GAIN * (1 + raw[4 * h + 3]);
+    }
+    ops_.ballistic({c.n_heads, n, static_cast<size_t>(c.grammar.map_cells), place, weights_.data(), aim}, logits);
+}
+
+void Decider::events(const Row* rows, size_t n) {
+    const Config& c = model_.config;
+    const float* hidden = forward_.hidden(0);
+    ops_.linear(model_.event_head, hidden, n, c.d_model, events_.data(), bytes_.data());
+    if (c.ballistics) {
+        ops_.linear(model_.ballistic_query, hidden, n, c.d_model, queries_.data(), bytes_.data());
+        ops_.linear(model_.aim, hidden, n, c.d_model, aims_.data(), bytes_.data());
+    }
+    for (size_t r = 0; r < n; ++r) {
+        if (rows[r].token.kind == END) continue;
+        float* logits = events_.data() + r * model_.event_head.width();
+        if (c.ballistics) add_paths(rows[r], r, logits);
+        c.grammar.mask(rows[r].token, logits);
+    }
+}
+
+int Decider::mixed(const Row& row, const Token& update, const float* query, float* logits, uint32_t key) {
+    const Config& c = model_.config;
+    const size_t n_codes = static_cast<size_t>(c.grammar.n_codes), heads = c.n_kv_heads;
+    float head[HEAD * MAX_HEADS], turn[HEAD];
+    float sentinel = 0;
+    for (size_t i = 0; i < heads * HEAD; ++i) head[i] = query[i];
+    for (size_t kv = 0; kv < heads; ++kv) {
+        ops_.rms_norm(head + kv * HEAD, model_.pointer_norm.data(), HEAD, head + kv * HEAD);
+        for (size_t i = 0; i < HEAD; ++i) sentinel += head[kv * HEAD + i] * model_.sentinel[kv * HEAD + i];
+    }
+    sentinel = sentinel * 0.125f + model_.sentinel_bias;
+    forward_.rotary(update, row.position + 1, turn);
+    size_t width = 0, ring = 0;
+    float* sum = window_.data();
+    for (size_t kv = 0; kv < heads; ++kv) {
+        forward_.place(head + kv * HEAD, turn);
+        for (size_t i = 0; i < HEAD; ++i) head[kv * HEAD + i] *= 0.125f;
+        const Seen s = forward_.seen(row, (c.n_layers - 1) * heads + kv, row.position + 1);
+        width = s.width();
+        ring = round_up(s.places, BLOCK);
+        float* scores = kv ? window_.data() + width : sum;
+        ops_.scores(head + kv * HEAD, 1, s, scores);
+        if (kv)
+            for (size_t i = 0; i < width; ++i) sum[i] += scores[i];
+    }
+    // The codes that the window's tokens carry; nothing is copied from the others, nor the code that is there now.
+    const int64_t present = row.slot->codes[update.a];
+    const auto carried = [&](size_t i) -> int64_t {
+        if (i < ring) return i < c.window ? row.slot->held[i] : -1;
+        return i - ring <= row.index ? row.stage->codes[i - ring] : -1;
+    };
+    for (size_t i = 0; i < width; ++i) {
+        const int64_t code = carried(i);
+        if (code < 0 || code == present) sum[i] = NEVER;
+    }
+    const float top = std::max(sentinel, ops_.maximum(sum, width));
+    const float total = ops_.exponentials(sum, width, top) + std::exp(sentinel - top);
+    logits[present] = NEVER;
+    const float vocabulary = ops_.exponentials(logits, n_codes, ops_.maximum(logits, n_codes));
+    ops_.scale(logits, n_codes, std::exp(sentinel - top) / total / vocabulary);
+    for (size_t i = 0; i < width; ++i)
+        if (sum[i] > 0) logits[carried(i)] += sum[i] / total;
+    // Logarithms of those that can win; the others are out of the noise's reach anyway.
+    const float best = ops_.maximum(logits, n_codes);
+    const float least = std::max(FLOOR, temperature_ == 0 ? best : best * std::exp(-span_ * temperature_));
+    for (size_t i = 0; i < n_codes; ++i) logits[i] = logits[i] >= least ? std::log(logits[i]) : NEVER;
+    logits[present] = NEVER;
+    return draw(logits, n_codes, key, temperature_);
+}
+
+void Decider::draw_codes(const Row* rows, const std::vector<Sequence>& sequences, const Job* jobs, size_t n,
+                         std::vector<Decision>& decisions) {
+    const Config& c = model_.config;
+    const Grammar& g = c.grammar;
+    const size_t d = c.d_model;
+    const int m = g.map_cells, at_row = 5, at_col = at_row + m, view_row = at_col + m, view_col = view_row + m;
+    for (size_t j = 0; j < n; ++j) {
+        const Token& update = decisions[jobs[j].sequence].decided[jobs[j].place];
+        const int row = update.a / m, col = update.a % m;
+        const int features[4] = {at_row + row, at_col + col, view_row + (row - update.y / g.cell_size + m) % m,
+                                 view_col + (col - update.x / g.cell_size + m) % m};
+        float* both = described_.data() + j * 2 * d;
+        std::memcpy(both, forward_.hidden(jobs[j].row), d * 4);
+        std::memset(both + d, 0, d * 4);
+        for (int f : features)
+            for (size_t i = 0; i < d; ++i) both[d + i] += model_.small[static_cast<size_t>(f) * d + i];
+        const auto present = static_cast<size_t>(rows[jobs[j].row].slot->codes[update.a]);
+        for (size_t i = 0; i < d; ++i) both[d + i] += model_.code[present * d + i];
+    }
+    ops_.linear(model_.code_in, described_.data(), n, 2 * d, inner_.data(), bytes_.data());
+    for (size_t j = 0; j < n; ++j) ops_.silu(inner_.data() + j * model_.code_in.width(), 2 * d);
+    ops_.linear(model_.code_out, inner_.data(), n, model_.code_in.width(), query_.data(), bytes_.data());
+    for (size_t j = 0; j < n; ++j) {
+        float* query = query_.data() + j * model_.code_out.width();
+        const float* hidden = forward_.hidden(jobs[j].row);
+        for (size_t i = 0; i < d; ++i) query[i] += hidden[i];
+        ops_.rms_norm(query, model_.code_norm.data(), d, query);
+    }
+    ops_.linear(model_.code_logits, query_.data(), n, model_.code_out.width(), codes_.data(), bytes_.data());
+    if (c.pointer)
+        ops_.linear(model_.pointer_query, query_.data(), n, model_.code_out.width(), turned_.data(), bytes_.data());
+    for (size_t j = 0; j < n; ++j) {
+        const Row& row = rows[jobs[j].row];
+        const Sequence& sequence = sequences[jobs[j].sequence];
+        Token& update = decisions[jobs[j].sequence].decided[jobs[j].place];
+        float* logits = codes_.data() + j * model_.code_logits.width();
+        const auto count = sequence.step_index + static_cast<int64_t>(jobs[j].place) + 1;
+        const uint32_t key = noise_key(static_cast<uint64_t>(*row.slot->seed), static_cast<uint64_t>(row.token.time),
+                                       static_cast<uint64_t>(count), CODE_NOISE);
+        if (c.pointer) {
+            update.b = mixed(row, update, turned_.data() + j * model_.pointer_query.width(), logits, key);
+        } else {
+            logits[row.slot->codes[update.a]] = NEVER;
+            update.b = draw(logits, static_cast<size_t>(g.n_codes), key, temperature_);
+        }
+    }
+}
+
+void Decider::run(const Row* rows, size_t n, const std::vector<Sequence>& sequences, std::vector<Decision>& decisions) {
+    const Grammar& g = model_.config.grammar;
+    events(rows, n);
+    decisions.assign(sequences.size(), {});
+    std::vector<Job> jobs;
+    for (size_t s = 0; s < sequences.size(); ++s) {
+        const Sequence& sequence = sequences[s];
+        for (size_t place = 0; place < sequence.count; ++place) {
+            const size_t r = sequence.first + place;
+            const Row& row = rows[r];
+            const auto seed = static_cast<uint64_t>(*row.slot->seed), time = static_cast<uint64_t>(row.token.time);
+            const auto count = static_cast<uint64_t>(sequence.step_index + static_cast<int64_t>(place) + 1);
+            const float* logits = events_.data() + r * model_.event_head.width();
+            const int event = draw(logits, static_cast<size_t>(g.n_events()), noise_key(seed, time, count, EVENT_NOISE), temperature_);
+            Token next = g.after(row.token, event);
+            if (next.kind == END) {
+                ops_.linear(model_.end_head, forward_.hidden(r), 1, model_.config.d_model, ends_.data(), bytes_.data());
+                // A cooler picture must not make rewards and game overs rarer than the model believes.
+                const float outcome = temperature_ ? 1.0f : 0.0f;
+                next.a = draw(ends_.data(), 3, noise_key(seed, time, count, REWARD_NOISE), outcome);
+                next.b = draw(ends_.data() + 3, 2, noise_key(seed, time, count, DONE_NOISE), outcome);
+            }
+            decisions[s].decided.push_back(next);
+            if (next.kind == UPD) jobs.push_back({r, s, place});
+            if (place + 1 == sequence.count) break;
+            // Go on while the draft says the same, its code still unknown.
+            Token draft = rows[r + 1].token;
+            if (next.kind == UPD) draft.b = 0;
+            if (!(draft == next)) break;
+        }
+    }
+    for (size_t j = 0; j < jobs.size(); j += CODE_ROWS)
+        draw_codes(rows, sequences, jobs.data() + j, std::min(CODE_ROWS, jobs.size() - j), decisions);
+    for (size_t s = 0; s < sequences.size(); ++s) {
+        auto& decided = decisions[s].decided;
+        size_t right = 0;
+        while (right + 1 < decided.size() && decided[right] == rows[sequences[s].first + right + 1].token) ++right;
+        decided.resize(right + 1);
+    }
+}
+
+}  // namespace gamegen

@@ -1,0 +1,82 @@
+// Slots that step together: the token loop, from actions to updates, rewards and terminations.
+#pragma once
+#include <atomic>
+
+#include "decide.h"
+#include "threads.h"
+
+namespace gamegen {
+
+// One slot's finished step.
+struct Outcome {
+    int32_t scroll_x = 0, scroll_y = 0, reward_class = 0, done = 0, tokens = 0;
+    std::vector<int64_t> cells, codes;
+};
+
+// Integers of every slot, shared with Python: (slots, n_cells), (slots, 2) and (slots).
+struct Integers {
+    int64_t *codes, *origin, *seed, *position, *time, *since_keyframe;
+};
+
+struct Options {
+    size_t slots;
+    float temperature;
+    bool half;             // 16-bit cache instead of 4-bit
+    bool int8;             // 8-bit arithmetic instead of float
+    std::string isa;       // "auto" or one of available_ops()
+    size_t threads;
+};
+
+class Engine {
+public:
+    Engine(const Config& config, const Tensors& tensors, const Options& options, std::vector<float> gumbel_table,
+           const Integers& integers);
+
+    // Decode one step of distinct slots, whose integers move on. Throws std::invalid_argument before anything moves.
+    std::vector<Outcome> step(const std::vector<size_t>& slots, const std::vector<int32_t>& actions);
+    // Append known tokens of one keyframe or one step at the slot's position, which stays.
+    void prefill(size_t slot, const std::vector<Token>& tokens);
+    // Compute what is decided but not yet in the cache, so that the slot can be saved.
+    void settle(size_t slot);
+
+    Slot& slot(size_t index) { return slots_[index]; }
+    size_t size() const { return slots_.size(); }
+    const Model& model() const { return model_; }
+    const char* isa() const { return ops_.name; }
+    bool half() const { return half_; }
+    size_t threads() const { return threads_.count(); }
+    int64_t passes() const { return passes_; }  // rows of slots with a decision, per pass: a measure of drafting
+
+private:
+    // What one thread needs.
+    struct Worker {
+        Forward forward;
+        Decider decider;
+        int64_t passes = 0;
+        Worker(const Model& model, const Ops& ops, bool half, const std::vector<float>& table, float temperature)
+            : forward(model, ops, half), decider(forward, table, temperature) {}
+    };
+    // A step that a worker decodes.
+    struct Active {
+        Slot* slot;
+        Outcome* outcome;
+        Token last;
+        int64_t count;  // tokens so far
+    };
+    void decode(Worker& worker, const std::vector<Active>& queue, std::atomic<size_t>& next, size_t at_once);
+    bool take(Active& game, const std::vector<Token>& decided);
+    void finish(Slot& slot, const Token& end, int64_t count);
+    void commit(Slot& slot, Stage& stage, int64_t start, size_t count);
+    Row end_row(Slot& slot) const;
+    static void forget_end(Slot& slot);
+
+    const Model model_;
+    const Ops& ops_;
+    const bool half_;
+    std::vector<Slot> slots_;
+    Threads threads_;
+    std::vector<std::unique_ptr<Worker>> workers_;
+    int64_t passes_ = 0;
+};
+
+}  // namespace gamegen

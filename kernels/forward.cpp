@@ -1,0 +1,173 @@
+#include "forward.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace gamegen {
+
+constexpr double TAU = 6.283185307179586476925;
+constexpr double POSITION_WAVELENGTH = TAU * 1000, TIME_WAVELENGTH = TAU * 200;  // as in transformer.py
+
+Forward::Forward(const Model& model, const Ops& ops, bool half) : model_(model), ops_(ops), half_(half) {
+    const Config& c = model.config;
+    const int m = c.grammar.map_cells;
+    for (int i = 0; i < 8; ++i) {
+        by_position_[i] = std::pow(TAU / POSITION_WAVELENGTH, i / 7.0);
+        by_time_[i] = std::pow(TAU / TIME_WAVELENGTH, i / 7.0);
+        waves_[i] = std::nearbyint(1 + ((m - 1) / 2 - 1) * (i / 7.0)) * (TAU / m);
+    }
+    const Layer& layer = model.layers.front();
+    const size_t widest = std::max({c.d_model, c.d_ff, c.n_heads * HEAD, 2 * c.d_model});
+    x_.resize(MAX_ROWS * c.d_model);
+    normed_.resize(MAX_ROWS * c.d_model);
+    hidden_.resize(MAX_ROWS * c.d_model);
+    heads_.resize(MAX_ROWS * layer.qkv.width());
+    attended_.resize(MAX_ROWS * c.n_heads * HEAD);
+    projected_.resize(MAX_ROWS * layer.out.width());
+    wide_.resize(MAX_ROWS * (layer.gate_up.width() + c.d_ff));
+    rotary_.resize(MAX_ROWS * HEAD);
+    logits_.resize(MAX_GROUP * (round_up(c.window, BLOCK) + round_up(c.max_step_tokens(), 16)));
+    bytes_.resize(MAX_ROWS * round_up(widest, 4) + 16);
+}
+
+void Forward::embed(const Token& t, float* out) const {
+    const Grammar& g = model_.config.grammar;
+    const int m = g.map_cells, c = g.cell_size, s = g.side();
+    // Starts of the features in the small table: kind, row, col, view row, view col, origin row, origin col, ...
+    const int row = 5, col = row + m, view_row = col + m, view_col = view_row + m, origin_row = view_col + m,
+              origin_col = origin_row + m, fine_y = origin_col + m, fine_x = fine_y + c, direction = fine_x + c,
+              button = direction + N_DIRECTIONS, scroll_x = button + g.n_actions / N_DIRECTIONS, scroll_y = scroll_x + s,
+              reward = scroll_y + s, done = reward + 3;
+    const int at_row = t.y / c, at_col = t.x / c;
+    int features[7] = {t.kind, 0, 0, origin_row + at_row, origin_col + at_col, fine_y + t.y % c, fine_x + t.x % c};
+    if (t.cell()) {
+        features[1] = row + t.a / m;
+        features[2] = col + t.a % m;
+        features[3] = view_row + (t.a / m - at_row + m) % m;
+        features[4] = view_col + (t.a % m - at_col + m) % m;
+    } else if (t.kind == ACT) {
+        features[1] = direction + t.a % N_DIRECTIONS;
+        features[2] = button + t.a / N_DIRECTIONS;
+    } else if (t.kind == SCROLL) {
+        features[1] = scroll_x + t.a;
+        features[2] = scroll_y + t.b;
+    } else {
+        features[1] = reward + t.a;
+        features[2] = done + t.b;
+    }
+    const size_t d = model_.config.d_model;
+    std::memset(out, 0, d * 4);
+    for (int f : features) {
+        const float* from = model_.small.data() + static_cast<size_t>(f) * d;
+        for (size_t i = 0; i < d; ++i) out[i] += from[i];
+    }
+    if (t.cell()) {
+        const float* from = model_.code.data() + static_cast<size_t>(t.b) * d;
+        for (size_t i = 0; i < d; ++i) out[i] += from[i];
+    }
+}
+
+void Forward::rotary(const Token& t, int64_t position, float* out) const {
+    const int m = model_.config.grammar.map_cells, cell = t.cell() ? t.a : 0;
+    for (int i = 0; i < 8; ++i) {
+        const double angles[4] = {static_cast<double>(position) * by_position_[i], static_cast<double>(t.time) * by_time_[i],
+                                  cell / m * waves_[i], cell % m * waves_[i]};
+        for (int part = 0; part < 4; ++part) {
+            const auto angle = static_cast<float>(std::fmod(angles[part], TAU));
+            out[8 * part + i] = std::cos(angle);
+            out[32 + 8 * part + i] = std::sin(angle);
+        }
+    }
+}
+
+void Forward::place(float* head, const float* rotary) const {
+    for (size_t i = 0; i < 32; ++i) {
+        const float a = head[i], b = head[i + 32], cosine = rotary[i], sine = rotary[32 + i];
+        head[i] = a * cosine - b * sine;
+        head[i + 32] = b * cosine + a * sine;
+    }
+    ops_.hadamard(head);
+}
+
+Seen Forward::seen(const Row& row, size_t layer_head, int64_t position) const {
+    const size_t window = model_.config.window;
+    const auto committed = static_cast<size_t>(row.committed);
+    return {row.slot->cache(layer_head), half_, !model_.int8, std::min(committed, window), window, committed % window,
+            // Places that tokens up to `position` will overwrite hold what has left the window.
+            std::min(static_cast<size_t>(position - row.committed + 1), window),
+            row.stage->at(0, layer_head), row.stage->stride, row.index + 1};
+}
+
+void Forward::attend(const Row* rows, size_t n, size_t layer) {
+    const Config& c = model_.config;
+    const size_t group = c.group(), width = model_.layers[layer].qkv.width();
+    for (size_t r = 0; r < n; ++r)
+        for (size_t kv = 0; kv < c.n_kv_heads; ++kv) {
+            const Seen s = seen(rows[r], layer * c.n_kv_heads + kv, rows[r].position);
+            float* out = attended_.data() + r * c.n_heads * HEAD + kv * group * HEAD;
+            ops_.scores(heads_.data() + r * width + kv * group * HEAD, group, s, logits_.data());
+            ops_.mix(logits_.data(), group, s, out);
+            for (size_t g = 0; g < group; ++g) ops_.hadamard(out + g * HEAD);
+        }
+}
+
+void Forward::run(const Row* rows, size_t n) {
+    const Config& c = model_.config;
+    const size_t d = c.d_model;
+    for (size_t r = 0; r < n; ++r) {
+        rows[r].stage->ensure(rows[r].index + 1);
+        rows[r].stage->codes[rows[r].index] = static_cast<int16_t>(rows[r].token.cell() ? rows[r].token.b : -1);
+        embed(rows[r].token, x_.data() + r * d);
+        rotary(rows[r].token, rows[r].position, rotary_.data() + r * HEAD);
+    }
+    for (size_t l = 0; l < c.n_layers; ++l) {
+        const Layer& layer = model_.layers[l];
+        for (size_t r = 0; r < n; ++r) ops_.rms_norm(x_.data() + r * d, layer.attention_norm.data(), d, normed_.data() + r * d);
+        ops_.linear(layer.qkv, normed_.data(), n, d, heads_.data(), bytes_.data());
+        for (size_t r = 0; r < n; ++r) {
+            float* head = heads_.data() + r * layer.qkv.width();
+            const float* turn = rotary_.data() + r * HEAD;
+            for (size_t h = 0; h < c.n_heads; ++h, head += HEAD) {
+                ops_.rms_norm(head, layer.q_norm.data(), HEAD, head);
+                place(head, turn);
+                for (size_t i = 0; i < HEAD; ++i) head[i] *= 0.125f;  // head_dim ** -0.5
+            }
+            float* value = head + c.n_kv_heads * HEAD;
+            for (size_t kv = 0; kv < c.n_kv_heads; ++kv, head += HEAD, value += HEAD) {
+                const size_t layer_head = l * c.n_kv_heads + kv;
+                float* to = rows[r].stage->at(rows[r].index, layer_head);
+                ops_.rms_norm(head, layer.k_norm.data(), HEAD, head);
+                place(head, turn);
+                ops_.hadamard(value);
+                std::memcpy(to, head, HEAD * 4);
+                std::memcpy(to + HEAD, value, HEAD * 4);
+                ops_.round_half(to, 2 * HEAD);
+                if (rows[r].commit) rows[r].slot->commit(layer_head, to, static_cast<size_t>(rows[r].position) % c.window);
+            }
+        }
+        attend(rows, n, l);
+        ops_.linear(layer.out, attended_.data(), n, c.n_heads * HEAD, projected_.data(), bytes_.data());
+        for (size_t r = 0; r < n; ++r) {
+            float* x = x_.data() + r * d;
+            const float* add = projected_.data() + r * layer.out.width();
+            for (size_t i = 0; i < d; ++i) x[i] += add[i];
+            ops_.rms_norm(x, layer.ff_norm.data(), d, normed_.data() + r * d);
+        }
+        float* gated = wide_.data() + n * layer.gate_up.width();
+        ops_.linear(layer.gate_up, normed_.data(), n, d, wide_.data(), bytes_.data());
+        for (size_t r = 0; r < n; ++r) {
+            const float* gate = wide_.data() + r * layer.gate_up.width();
+            ops_.silu_times(gate, gate + c.d_ff, c.d_ff, gated + r * c.d_ff);
+        }
+        ops_.linear(layer.down, gated, n, c.d_ff, projected_.data(), bytes_.data());
+        for (size_t r = 0; r < n; ++r) {
+            float* x = x_.data() + r * d;
+            const float* add = projected_.data() + r * layer.down.width();
+            for (size_t i = 0; i < d; ++i) x[i] += add[i];
+        }
+    }
+    for (size_t r = 0; r < n; ++r) ops_.rms_norm(x_.data() + r * d, model_.norm.data(), d, hidden_.data() + r * d);
+}
+
+}  // namespace gamegen

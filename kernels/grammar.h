@@ -1,0 +1,68 @@
+// What may follow what: gamegen_env/stream.py in C++.
+#pragma once
+#include <array>
+#include <cstdint>
+#include <vector>
+
+namespace gamegen {
+
+enum Kind : int32_t { KEY, ACT, SCROLL, UPD, END };
+
+struct Token {
+    int32_t kind, a, b, x, y;  // x, y: origin
+    int64_t time;
+    bool cell() const { return kind == KEY || kind == UPD; }
+    bool operator==(const Token& o) const {
+        return kind == o.kind && a == o.a && b == o.b && x == o.x && y == o.y && time == o.time;
+    }
+};
+
+struct Grammar {
+    int32_t map_cells, view_cells, max_scroll, cell_size, n_codes, n_actions;
+    int32_t n_cells() const { return map_cells * map_cells; }
+    int32_t size() const { return map_cells * cell_size; }  // of the torus, pixels
+    int32_t side() const { return 2 * max_scroll + 1; }
+    int32_t n_events() const { return n_cells() + side() * side() + 1; }
+    int32_t end_event() const { return n_events() - 1; }
+    int32_t still_event() const { return n_cells() + max_scroll * side() + max_scroll; }  // a scroll by (0, 0)
+
+    // Does a row (or column) of cells show a pixel, the origin on this axis being `origin`?
+    bool shown(int32_t line, int32_t origin) const {
+        const int32_t place = (line - origin / cell_size + map_cells) % map_cells;
+        return place < view_cells + (origin % cell_size > 0);
+    }
+    // Set logits of events that may not follow `last` to -inf.
+    void mask(const Token& last, float* logits) const {
+        const float never = -__builtin_inff();
+        const int32_t first = last.kind == UPD ? last.a + 1 : 0;
+        for (int32_t row = 0, cell = 0; row < map_cells; ++row) {
+            const bool row_shown = shown(row, last.y);
+            for (int32_t col = 0; col < map_cells; ++col, ++cell)
+                if (cell < first || !row_shown || !shown(col, last.x)) logits[cell] = never;
+        }
+        if (last.kind != ACT)
+            for (int32_t event = n_cells(); event < end_event(); ++event) logits[event] = never;
+        logits[still_event()] = never;
+    }
+    // The token that an event makes; a and b of UPD and END are not decided yet.
+    Token after(const Token& last, int32_t event) const {
+        Token next = last;
+        next.b = 0;
+        if (event < n_cells()) {
+            next.kind = UPD;
+            next.a = event;
+        } else if (event == end_event()) {
+            next.kind = END;
+            next.a = 0;
+        } else {
+            next.kind = SCROLL;
+            next.a = (event - n_cells()) % side();
+            next.b = (event - n_cells()) / side();
+            next.x = (last.x + next.a - max_scroll + size()) % size();
+            next.y = (last.y + next.b - max_scroll + size()) % size();
+        }
+        return next;
+    }
+};
+
+}  // namespace gamegen

@@ -1,0 +1,7 @@
+#include "lanes_avx512.h"
+#include "ops_impl.h"
+
+namespace gamegen {
+extern const Ops avx512_ops;
+const Ops avx512_ops = Impl<Avx512>::table();
+}  // namespace gamegen

@@ -1,0 +1,7 @@
+#include "lanes_scalar.h"
+#include "ops_impl.h"
+
+namespace gamegen {
+extern const Ops scalar_ops;
+const Ops scalar_ops = Impl<Scalar>::table();
+}  // namespace gamegen

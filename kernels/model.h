@@ -1,0 +1,57 @@
+// A model as the engine holds it: packed weights. Names are those of the PyTorch modules.
+#pragma once
+#include <map>
+#include <string>
+
+#include "grammar.h"
+#include "ops.h"
+
+namespace gamegen {
+
+constexpr size_t REACH = 64;  // latest updates whose paths are followed
+constexpr size_t MOTION = 8;
+constexpr size_t MAX_HEADS = 64;
+constexpr int N_DIRECTIONS = 9;
+
+struct Config {
+    Grammar grammar;
+    size_t n_layers, d_model, n_heads, n_kv_heads, d_ff, window;
+    bool pointer, ballistics;
+    size_t group() const { return n_heads / n_kv_heads; }
+    size_t max_step_tokens() const { return static_cast<size_t>(grammar.n_cells()) + 3; }
+};
+
+// A tensor lent by the caller: row-major floats.
+struct Tensor {
+    const float* data;
+    std::vector<size_t> shape;
+};
+using Tensors = std::map<std::string, Tensor>;
+
+struct Layer {
+    std::vector<float> attention_norm, q_norm, k_norm, ff_norm;
+    Linear qkv, out, gate_up, down;
+};
+
+struct Model {
+    Config config;
+    bool int8;                     // arithmetic: 8-bit weights and activations, or float
+    std::vector<float> small;      // (features, d_model)
+    std::vector<float> code;       // (n_codes, d_model)
+    std::vector<Layer> layers;
+    std::vector<float> norm, code_norm;
+    Linear event_head, code_in, code_out, code_logits, end_head;
+    // pointer memory
+    Linear pointer_query;
+    std::vector<float> pointer_norm, sentinel;
+    float sentinel_bias = 0;
+    // ballistic attention
+    Linear ballistic_query, aim, motion;
+    std::vector<float> ballistic_norm, ageing;
+
+    // Throws std::invalid_argument naming a tensor that is missing, of a wrong shape, or one too many.
+    Model(const Config& config, const Tensors& tensors, bool int8);
+    size_t features() const;
+};
+
+}  // namespace gamegen

@@ -1,0 +1,283 @@
+// The Python binding. Everything that comes in is checked here, once.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+#include <stdexcept>
+
+#include "engine.h"
+
+namespace nb = nanobind;
+using namespace gamegen;
+
+namespace {
+
+using Ints = nb::ndarray<int64_t, nb::c_contig, nb::device::cpu>;
+using ConstInts = nb::ndarray<const int64_t, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+
+template <class T> using Array = nb::ndarray<nb::numpy, T, nb::c_contig>;
+
+// Give a vector to Python as an array of its own.
+template <class T> Array<T> lend(std::vector<T> values, std::vector<size_t> shape) {
+    auto* owned = new std::vector<T>(std::move(values));
+    const nb::capsule owner(owned, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+    return Array<T>(owned->data(), shape.size(), shape.data(), owner);
+}
+
+void expect(bool ok, const std::string& message) {
+    if (!ok) throw std::invalid_argument(message);
+}
+
+std::string spell(const std::vector<size_t>& shape) {
+    std::string text = "(";
+    for (size_t n : shape) text += std::to_string(n) + ", ";
+    return text + ")";
+}
+
+template <class A> void expect_shape(const A& array, const std::string& name, const std::vector<size_t>& shape) {
+    std::vector<size_t> got;
+    for (size_t i = 0; i < array.ndim(); ++i) got.push_back(array.shape(i));
+    expect(got == shape, name + ": expected shape " + spell(shape) + ", got " + spell(got));
+}
+
+template <class T> T number(const nb::dict& d, const char* name) {
+    expect(d.contains(name), std::string("config: expected ") + name + ", got none");
+    try {
+        return nb::cast<T>(d[name]);
+    } catch (const nb::cast_error&) {
+        throw std::invalid_argument(std::string("config: ") + name + ": expected another type");
+    }
+}
+
+Config read_config(const nb::dict& d) {
+    Config c{};
+    c.grammar = {number<int32_t>(d, "map_cells"), number<int32_t>(d, "view_cells"), number<int32_t>(d, "max_scroll"),
+                 number<int32_t>(d, "cell_size"), number<int32_t>(d, "n_codes"), number<int32_t>(d, "n_actions")};
+    c.n_layers = number<size_t>(d, "n_layers");
+    c.d_model = number<size_t>(d, "d_model");
+    c.n_heads = number<size_t>(d, "n_heads");
+    c.n_kv_heads = number<size_t>(d, "n_kv_heads");
+    c.d_ff = number<size_t>(d, "d_ff");
+    c.window = number<size_t>(d, "window");
+    c.pointer = number<bool>(d, "pointer");
+    c.ballistics = number<bool>(d, "ballistics");
+    return c;
+}
+
+Tensors read_tensors(const nb::dict& d) {
+    Tensors tensors;
+    for (const auto& [key, value] : d) {
+        const auto name = nb::cast<std::string>(key);
+        Floats array;
+        expect(nb::try_cast(value, array), "weights: " + name + ": expected a contiguous float32 array");
+        Tensor t{array.data(), {}};
+        for (size_t i = 0; i < array.ndim(); ++i) t.shape.push_back(array.shape(i));
+        tensors.emplace(name, std::move(t));
+    }
+    return tensors;
+}
+
+// Keeps the arrays that engine and Python share alive.
+class NativeEngine {
+public:
+    NativeEngine(const nb::dict& config, const nb::dict& weights, const nb::dict& integers, Floats gumbel_table, size_t slots,
+                 float temperature, int kv_bits, const std::string& precision, const std::string& isa, size_t threads)
+        : config_(read_config(config)) {
+        expect(slots > 0, "slots: expected >= 1, got 0");
+        expect(threads > 0 && threads <= 1024, "threads: expected 1 to 1024, got " + std::to_string(threads));
+        expect(temperature >= 0 && temperature < 1e30f, "temperature: expected a finite number >= 0");
+        expect(kv_bits == 4 || kv_bits == 16, "kv_bits: expected 4 or 16, got " + std::to_string(kv_bits));
+        expect(precision == "int8" || precision == "float32", "precision: expected int8 or float32, got '" + precision + "'");
+        expect_shape(gumbel_table, "gumbel_table", {65536});
+        const auto cells = static_cast<size_t>(config_.grammar.n_cells());
+        const auto shared = [&](const char* name, const std::vector<size_t>& shape) {
+            Ints array;
+            expect(integers.contains(name) && nb::try_cast(integers[name], array),
+                   std::string("integers: expected a writable int64 array ") + name);
+            expect_shape(array, name, shape);
+            arrays_.push_back(array);
+            return array.data();
+        };
+        const Integers numbers{shared("codes", {slots, cells}), shared("origin", {slots, 2}), shared("seed", {slots}),
+                               shared("position", {slots}), shared("time", {slots}), shared("since_keyframe", {slots})};
+        const Options options{slots, temperature, kv_bits == 16, precision == "int8", isa, threads};
+        const std::vector<float> table(gumbel_table.data(), gumbel_table.data() + 65536);
+        const Tensors tensors = read_tensors(weights);
+        engine_ = std::make_unique<Engine>(config_, tensors, options, table, numbers);
+    }
+
+    void clear(size_t slot) { at(slot).clear(); }
+
+    void prefill(size_t slot, const nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>& rows) {
+        at(slot);
+        const Grammar& g = config_.grammar;
+        expect(rows.shape(1) == 6 && rows.shape(0) <= config_.max_step_tokens(), "rows: expected at most one step of (n, 6)");
+        std::vector<Token> tokens;
+        for (size_t i = 0; i < rows.shape(0); ++i) {
+            const int64_t* r = rows.data() + 6 * i;
+            const auto below = [&](int field, int64_t limit) {
+                expect(r[field] >= 0 && r[field] < limit, "rows[" + std::to_string(i) + ", " + std::to_string(field) +
+                                                              "]: expected 0.." + std::to_string(limit - 1) + ", got " +
+                                                              std::to_string(r[field]));
+            };
+            below(0, 5);
+            const bool cell = r[0] == KEY || r[0] == UPD;
+            below(1, cell ? g.n_cells() : r[0] == ACT ? g.n_actions : r[0] == SCROLL ? g.side() : 3);
+            below(2, cell ? g.n_codes : r[0] == ACT ? 1 : r[0] == SCROLL ? g.side() : 2);
+            below(3, g.size());
+            below(4, g.size());
+            below(5, int64_t{1} << 62);
+            tokens.push_back({static_cast<int32_t>(r[0]), static_cast<int32_t>(r[1]), static_cast<int32_t>(r[2]),
+                              static_cast<int32_t>(r[3]), static_cast<int32_t>(r[4]), r[5]});
+        }
+        const nb::gil_scoped_release unlocked;
+        engine_->prefill(slot, tokens);
+    }
+
+    nb::tuple step(const std::vector<int64_t>& slots, const std::vector<int64_t>& actions) {
+        std::vector<size_t> at;
+        std::vector<int32_t> played;
+        for (int64_t slot : slots) at.push_back(static_cast<size_t>(slot));
+        for (int64_t action : actions) played.push_back(action < 0 || action > 1 << 20 ? -1 : static_cast<int32_t>(action));
+        std::vector<Outcome> outcomes;
+        {
+            const nb::gil_scoped_release unlocked;
+            outcomes = engine_->step(at, played);
+        }
+        const size_t n = outcomes.size();
+        std::vector<int64_t> scroll, ptr{0}, cells, codes, reward, done, tokens;
+        for (const Outcome& o : outcomes) {
+            scroll.insert(scroll.end(), {o.scroll_x, o.scroll_y});
+            cells.insert(cells.end(), o.cells.begin(), o.cells.end());
+            codes.insert(codes.end(), o.codes.begin(), o.codes.end());
+            ptr.push_back(static_cast<int64_t>(cells.size()));
+            reward.push_back(o.reward_class);
+            done.push_back(o.done);
+            tokens.push_back(o.tokens);
+        }
+        const size_t updates = cells.size();
+        return nb::make_tuple(lend(std::move(scroll), {n, 2}), lend(std::move(ptr), {n + 1}), lend(std::move(cells), {updates}),
+                              lend(std::move(codes), {updates}), lend(std::move(reward), {n}), lend(std::move(done), {n}),
+                              lend(std::move(tokens), {n}));
+    }
+
+    // What a snapshot holds beside the shared integers.
+    nb::dict save(size_t slot) {
+        at(slot);
+        {
+            const nb::gil_scoped_release unlocked;
+            engine_->settle(slot);
+        }
+        Slot& s = at(slot);
+        const auto [groups, window] = ring();
+        nb::dict state;
+        if (engine_->half()) {
+            std::vector<uint16_t> halves(groups * window * HEAD);
+            s.read_halves(halves.data());
+            state["kv_half"] = lend(std::move(halves), ring_shape({HEAD}));
+        } else {
+            std::vector<uint8_t> nibbles(groups * window * 32);
+            std::vector<uint16_t> scale_minimum(groups * window * 2);
+            s.read_nibbles(nibbles.data(), scale_minimum.data());
+            state["kv_nibbles"] = lend(std::move(nibbles), ring_shape({32}));
+            state["kv_scale_minimum"] = lend(std::move(scale_minimum), ring_shape({2}));
+        }
+        state["held_codes"] = lend(std::vector<int16_t>(s.held), {window});
+        std::vector<int64_t> rows(REACH * 3, -1);
+        std::vector<float> motion(REACH * MOTION, 0);
+        for (size_t i = 0; i < s.latest.size(); ++i) {
+            rows[3 * i] = s.latest[i].position;
+            rows[3 * i + 1] = s.latest[i].cell;
+            rows[3 * i + 2] = s.latest[i].time;
+            std::memcpy(motion.data() + i * MOTION, s.latest[i].motion, sizeof s.latest[i].motion);
+        }
+        state["latest_rows"] = lend(std::move(rows), {REACH, 3});
+        state["latest_motion"] = lend(std::move(motion), {REACH, MOTION});
+        return state;
+    }
+
+    // Arrays as `save` returned them; the shared integers must already be the slot's own.
+    void load(size_t slot, const nb::dict& state) {
+        Slot& s = at(slot);
+        const auto [groups, window] = ring();
+        const auto held = get<int16_t>(state, "held_codes", {window});
+        const auto rows = get<int64_t>(state, "latest_rows", {REACH, 3});
+        const auto motion = get<float>(state, "latest_motion", {REACH, MOTION});
+        const Grammar& g = config_.grammar;
+        for (size_t i = 0; i < window; ++i)
+            expect(held.data()[i] >= -1 && held.data()[i] < g.n_codes, "state['held_codes']: expected codes or -1");
+        std::vector<Update> latest;
+        for (size_t i = 0; i < REACH && rows.data()[3 * i] >= 0; ++i) {
+            const int64_t* r = rows.data() + 3 * i;
+            expect(r[0] < *s.position && (latest.empty() || r[0] > latest.back().position) && r[1] >= 0 && r[1] < g.n_cells() &&
+                       r[2] >= 0 && r[2] <= *s.time,
+                   "state['latest_rows']: expected ascending positions, cells and times of the past");
+            Update u{r[0], static_cast<int32_t>(r[1]), r[2], {}};
+            std::memcpy(u.motion, motion.data() + i * MOTION, sizeof u.motion);
+            latest.push_back(u);
+        }
+        if (engine_->half()) {
+            s.write_halves(get<uint16_t>(state, "kv_half", ring_shape({HEAD})).data());
+        } else {
+            const auto nibbles = get<uint8_t>(state, "kv_nibbles", ring_shape({32}));
+            s.write_nibbles(nibbles.data(), get<uint16_t>(state, "kv_scale_minimum", ring_shape({2})).data());
+        }
+        s.held.assign(held.data(), held.data() + window);
+        s.latest = std::move(latest);
+        s.pending.reset();
+    }
+
+    size_t bytes(size_t slot) { return at(slot).bytes(); }
+    std::string isa() const { return engine_->isa(); }
+    size_t threads() const { return engine_->threads(); }
+    int64_t passes() const { return engine_->passes(); }
+
+private:
+    Slot& at(size_t slot) {
+        expect(slot < engine_->size(), "slot: expected 0.." + std::to_string(engine_->size() - 1) + ", got " + std::to_string(slot));
+        return engine_->slot(slot);
+    }
+    std::pair<size_t, size_t> ring() const { return {2 * config_.n_layers * config_.n_kv_heads, config_.window}; }
+    std::vector<size_t> ring_shape(const std::vector<size_t>& last) const {
+        std::vector<size_t> shape{2, config_.n_layers, config_.n_kv_heads, config_.window};
+        shape.insert(shape.end(), last.begin(), last.end());
+        return shape;
+    }
+    template <class T>
+    static nb::ndarray<const T, nb::c_contig, nb::device::cpu> get(const nb::dict& state, const char* name,
+                                                                   const std::vector<size_t>& shape) {
+        nb::ndarray<const T, nb::c_contig, nb::device::cpu> array;
+        expect(state.contains(name) && nb::try_cast(state[name], array),
+               std::string("state: expected a contiguous array ") + name);
+        expect_shape(array, std::string("state['") + name + "']", shape);
+        return array;
+    }
+
+    const Config config_;
+    std::vector<Ints> arrays_;
+    std::unique_ptr<Engine> engine_;
+};
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.doc() = "The native engine; use it through gamegen_env.engine.native.";
+    m.def("available_isas", &available_ops, "Instruction sets of this CPU that were built, the best last.");
+    nb::class_<NativeEngine>(m, "Engine")
+        .def(nb::init<const nb::dict&, const nb::dict&, const nb::dict&, Floats, size_t, float, int, const std::string&,
+                      const std::string&, size_t>(),
+             nb::arg("config"), nb::arg("weights"), nb::arg("integers"), nb::arg("gumbel_table"), nb::arg("slots"),
+             nb::arg("temperature"), nb::arg("kv_bits"), nb::arg("precision"), nb::arg("isa"), nb::arg("threads"))
+        .def("clear", &NativeEngine::clear)
+        .def("prefill", &NativeEngine::prefill)
+        .def("step", &NativeEngine::step)
+        .def("save", &NativeEngine::save)
+        .def("load", &NativeEngine::load)
+        .def("bytes", &NativeEngine::bytes)
+        .def_prop_ro("isa", &NativeEngine::isa)
+        .def_prop_ro("threads", &NativeEngine::threads)
+        .def_prop_ro("passes", &NativeEngine::passes);
+}
