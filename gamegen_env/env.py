@@ -46,9 +46,11 @@ class ImageGameEnv(gym.Env[np.ndarray, np.int64], EzPickle):
     - action_set: "ale" or "procgen".
     - reward: "model" or "survival".
     - repeat_action_probability: chance that the previous action is played again.
-    - engine: "auto", "torch" or "reference". device: "cpu".
+    - engine: "auto" (the native one), "native", "torch" or "reference". device: "cpu".
     - temperature: of the sampler; 0 plays the most likely game.
     - kv_bits: 4 or 16, precision of the KV cache.
+    - precision: of the arithmetic, "int8" or "float32"; "auto" is int8 where the engine has it.
+    - threads: of the native engine; None is one per core, one for a few games.
 
     ## Version History
     - v0: first release. The id changes with weights, tokenizer, sampler or reward rule, not with speed.
@@ -70,6 +72,8 @@ class ImageGameEnv(gym.Env[np.ndarray, np.int64], EzPickle):
         device: str = "cpu",
         temperature: float = 0.5,
         kv_bits: int = 4,
+        precision: str = "auto",
+        threads: int | None = None,
     ) -> None:
         options = {
             "model": model,
@@ -82,6 +86,8 @@ class ImageGameEnv(gym.Env[np.ndarray, np.int64], EzPickle):
             "device": device,
             "temperature": temperature,
             "kv_bits": kv_bits,
+            "precision": precision,
+            "threads": threads,
         }
         EzPickle.__init__(self, render_mode, **options)
         check_render_mode(render_mode)

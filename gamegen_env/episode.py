@@ -50,6 +50,8 @@ class Games:
         device: str = "cpu",
         temperature: float = 0.5,
         kv_bits: int = 4,
+        precision: str = "auto",
+        threads: int | None = None,
     ) -> None:
         """Check everything, then load the model. Arguments as in `env.ImageGameEnv`."""
         if reward not in REWARDS:
@@ -59,7 +61,16 @@ class Games:
         if not isinstance(repeat_action_probability, int | float) or not 0 <= repeat_action_probability <= 1:
             raise ValueError(f"repeat_action_probability: expected 0..1, got {repeat_action_probability!r}")
         self.tokens = action_ids(action_set)
-        self.world = World(model, num_games, engine=engine, device=device, temperature=temperature, kv_bits=kv_bits)
+        self.world = World(
+            model,
+            num_games,
+            engine=engine,
+            device=device,
+            temperature=temperature,
+            kv_bits=kv_bits,
+            precision=precision,
+            threads=threads,
+        )
         self.reward, self.fit, self._sticky = reward, fit, repeat_action_probability
         self._image = None if image is None else self.load(image)
         self.started = np.zeros(num_games, bool)

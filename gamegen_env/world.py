@@ -46,12 +46,15 @@ class World:
         device: str = "cpu",
         temperature: float = 0.5,
         kv_bits: int = 4,
+        precision: str = "auto",
+        threads: int | None = None,
     ) -> None:
         """Load a model (once per process) and allocate slots.
 
         Args:   model: name of a packaged model or path of a checkpoint folder. engine:
-                "auto", "torch" or "reference". temperature: >= 0, 0 = most likely token.
-                kv_bits: 4 or 16, precision of the KV cache.
+                "auto", "native", "torch" or "reference". temperature: >= 0, 0 = most likely token.
+                kv_bits: 4 or 16, precision of the KV cache. precision: of the arithmetic, "int8" or
+                "float32". threads: of the native engine. Both by default as the engine likes best.
         Raises: FileNotFoundError or ValueError, naming what was expected and what came.
         """
         checkpoint = load_checkpoint(model)
@@ -64,6 +67,8 @@ class World:
             device=device,
             temperature=temperature,
             kv_bits=kv_bits,
+            precision=precision,
+            threads=threads,
         )
         self.canvas = Canvas(checkpoint.config, checkpoint.tokenizer, num_slots)
         self.num_slots, self.engine_name = num_slots, self.engine.name

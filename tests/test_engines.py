@@ -18,7 +18,7 @@ from gamegen_env.stream import Step
 from gamegen_env.transformer import Transformer
 from tests.conftest import random_model
 
-ENGINES = ("reference", "torch")
+ENGINES = ("reference", "torch", "native")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,8 @@ def tile_map(small_map_config: ModelConfig) -> np.ndarray:
 
 
 def build(name: str, config: ModelConfig, model: Transformer, slots: int = 1, **options: object) -> Engine:
-    return make_engine(name, config, model, slots, **options)  # type: ignore[arg-type]
+    """In float32 unless said otherwise: what all engines compute."""
+    return make_engine(name, config, model, slots, **{"precision": "float32", **options})  # type: ignore[arg-type]
 
 
 def play(engine: Engine, slot: int, actions: list[int]) -> list[tuple]:
@@ -68,6 +69,7 @@ def test_engine_decodes_what_the_reference_decodes(
         # Long enough that the window has slid past the first keyframe and a second one was inserted.
         assert engine.position[0] > 2 * small_map_config.transformer.window
     assert games["torch"] == games["reference"]
+    assert games["native"] == games["reference"]
     assert len({str(step[1:3]) for step in games["torch"]}) > 10 or temperature == 0
 
 
@@ -125,17 +127,18 @@ def test_stream_obeys_the_grammar(
         assert (engine._stream[0][:, 0] == KEY).sum() > 2 * small_map_config.stream.n_cells
 
 
+@pytest.mark.parametrize(("name", "precision"), [("torch", "float32"), ("native", "float32"), ("native", "int8")])
 def test_slot_does_not_depend_on_the_batch(
-    small_map_config: ModelConfig, model: Transformer, tile_map: np.ndarray
+    small_map_config: ModelConfig, model: Transformer, tile_map: np.ndarray, name: str, precision: str
 ) -> None:
     """Row i of many equals the same game alone, to the last bit, at sizes around the tile's."""
-    alone = build("torch", small_map_config, model)
+    alone = build(name, small_map_config, model, precision=precision)
     expected = {}
     for seed in (0, 3, 20):
         alone.reset(0, tile_map, seed)
         expected[seed] = play(alone, 0, ACTIONS[:25]), alone.save(0)
     for size in (5, ROWS, 2 * ROWS + 2):
-        many = build("torch", small_map_config, model, size)
+        many = build(name, small_map_config, model, size, precision=precision)
         seeds = [0, 3, 20] + [100 + i for i in range(size - 3)]
         order = np.random.default_rng(size).permutation(size)
         for slot in order:
@@ -254,6 +257,10 @@ def test_make_engine_refuses_unknown_names_and_options(small_map_config: ModelCo
         ("torch", {"temperature": -1}, "temperature: expected"),
         ("torch", {"temperature": "hot"}, "temperature: expected a finite number >= 0, got 'hot'"),
         ("torch", {"kv_bits": 3}, "kv_bits: expected 4 or 16, got 3"),
+        ("torch", {"precision": "int8"}, "precision: engine 'torch' computes in float32 only, got 'int8'"),
+        ("native", {"precision": "fp8"}, "precision: expected 'auto', 'int8' or 'float32', got 'fp8'"),
+        ("native", {"threads": 0}, "threads: expected 1..1024, got 0"),
+        ("torch", {"threads": 2}, "threads: engine 'torch' goes by torch.set_num_threads, got 2"),
     ):
         with pytest.raises(ValueError, match=message):
             make_engine(name, small_map_config, model, 1, **options)  # type: ignore[arg-type]

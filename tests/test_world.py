@@ -73,7 +73,7 @@ def test_state_that_does_not_fit_is_refused_and_changes_nothing(
     sixteen.reset([0], [picture], [9])
     for state, message in (
         ({**good, "fingerprint": "other"}, "state: expected fingerprint"),
-        ({**good, "engine": "reference"}, "state: expected engine 'torch', got 'reference'"),
+        ({**good, "engine": "reference"}, "state: expected engine 'native', got 'reference'"),
         (sixteen.save(0), "state: expected arrays"),
         ({**good, "canvas": {**good["canvas"], "codes": np.zeros(3, np.int32)}}, r"state\['codes'\]: expected"),
     ):

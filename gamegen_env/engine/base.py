@@ -8,6 +8,7 @@ adds where hidden states come from.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -212,6 +213,7 @@ class Engine(ABC):
     def _load_context(self, slot: int, state: State) -> None: ...
 
 
+BUILD = "Building it needs a C++20 compiler: `pip install -e .` in a clone."
 _INTEGERS = ("codes", "origin", "seed", "position", "time", "since_keyframe")
 
 
@@ -224,18 +226,49 @@ def make_engine(
     device: str = "cpu",
     temperature: float = 1.0,
     kv_bits: int = 4,
+    precision: str = "auto",
+    threads: int | None = None,
 ) -> Engine:
-    """Build an engine by name: "torch", "reference", or "auto" (the fastest: today "torch").
+    """Build an engine by name.
 
-    Raises: ValueError naming the known engines or devices.
+    Args:   name: "native", "torch", "reference", or "auto": native, or torch with a warning where the native one
+            was not built. precision: of the arithmetic, "int8" or "float32", or "auto": int8 for native, float32
+            for the others, which have nothing else. threads: of the native engine, default one per core; the
+            others go by `torch.set_num_threads`.
+    Raises: ValueError naming the known engines, devices or precisions; ImportError if "native" was not built.
     """
     from gamegen_env.engine.cached import CachedEngine
     from gamegen_env.engine.reference import ReferenceEngine
 
     engines: dict[str, type[Engine]] = {e.name: e for e in (CachedEngine, ReferenceEngine)}
-    if name != "auto" and name not in engines:
-        raise ValueError(f"engine: expected one of {['auto', *engines]}, got {name!r}")
+    known = ["auto", "native", *engines]
+    if name not in known:
+        raise ValueError(f"engine: expected one of {known}, got {name!r}")
     if device != "cpu":
         raise ValueError(f"device: engine {name!r} runs on 'cpu' only, got {device!r}")
-    chosen = CachedEngine if name == "auto" else engines[name]
-    return chosen(config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits)
+    if precision not in ("auto", "int8", "float32"):
+        raise ValueError(f"precision: expected 'auto', 'int8' or 'float32', got {precision!r}")
+    if name in ("auto", "native"):
+        try:
+            from gamegen_env.engine.native import NativeEngine
+        except ImportError as error:
+            if name == "native" or precision == "int8" or threads is not None:
+                raise ImportError(f"engine 'native': expected it built, got: {error}; {BUILD}") from None
+            warnings.warn(f"the native engine is not built; playing with 'torch', far slower. {BUILD}", stacklevel=2)
+            name = "torch"
+        else:
+            chosen = "int8" if precision == "auto" else precision
+            return NativeEngine(
+                config,
+                transformer,
+                num_slots,
+                temperature=temperature,
+                kv_bits=kv_bits,
+                precision=chosen,
+                threads=threads,
+            )
+    if precision == "int8":
+        raise ValueError(f"precision: engine {name!r} computes in float32 only, got 'int8'")
+    if threads is not None:
+        raise ValueError(f"threads: engine {name!r} goes by torch.set_num_threads, got {threads!r}")
+    return engines[name](config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits)

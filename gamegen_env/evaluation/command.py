@@ -83,6 +83,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--kv-bits", type=int, default=4, choices=(4, 16))
     parser.add_argument("--temperature", type=float, default=0.5)
+    parser.add_argument("--engine", default="auto", choices=("auto", "native", "torch", "reference"))
+    parser.add_argument("--precision", default="auto", choices=("auto", "int8", "float32"), help="of the arithmetic")
     parser.add_argument(
         "--out",
         required=True,
@@ -98,7 +100,14 @@ def main(argv: list[str] | None = None) -> None:
     games = args.games.split(",") if args.games else None
     streams = load_streams(args.data, args.split, checkpoint.config, checkpoint.tokenizer, 0.0, games)
     slots = max(args.clips, args.rooms, BRANCHES)
-    world = World(args.model, slots, kv_bits=args.kv_bits, temperature=args.temperature)
+    world = World(
+        args.model,
+        slots,
+        engine=args.engine,
+        kv_bits=args.kv_bits,
+        temperature=args.temperature,
+        precision=args.precision,
+    )
     report: dict[str, dict] = {}
     for stream in tqdm(streams, desc="games", unit="game"):
         shards = sorted((Path(args.data) / args.split / stream.game).glob("shard-*.safetensors"))
@@ -128,6 +137,8 @@ def main(argv: list[str] | None = None) -> None:
     summary = {
         "model": args.model,
         "fingerprint": checkpoint.fingerprint,
+        "engine": world.engine_name,
+        "precision": args.precision,
         "kv_bits": args.kv_bits,
         "temperature": args.temperature,
         "context": CONTEXT,

@@ -1,0 +1,143 @@
+"""The `native` engine: the token loop in C++ (`kernels/`), no PyTorch while it plays.
+
+Persistent memory per slot is the 4-bit ring of the last `window` tokens; attention reads it
+as it is. A step of all slots is one call without the interpreter's lock. Results depend on
+neither batch nor threads nor instruction set, to the bit.
+
+In precision "int8", weights (one scale per output) and activations (one per row) are 8-bit
+integers and their products exact; "float32" computes what the `torch` engine computes, with
+sums in another order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from gamegen_env.config import ModelConfig
+from gamegen_env.engine import _native
+from gamegen_env.engine.base import Engine, State, StepBatch
+from gamegen_env.sampling import gumbel_table
+from gamegen_env.transformer import Transformer
+
+PRECISIONS = ("int8", "float32")
+FEW_SLOTS = 4  # below that, threads cost more than they give
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class NativeEngine(Engine):
+    """Slots in C++; their integers are the arrays of the base class."""
+
+    name = "native"
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        transformer: Transformer,
+        num_slots: int,
+        *,
+        temperature: float = 1.0,
+        kv_bits: int = 4,
+        precision: str = "int8",
+        threads: int | None = None,
+        isa: str = "auto",
+    ) -> None:
+        """Pack the weights.
+
+        Args:   as `Engine`; precision: "int8" or "float32"; threads: >= 1, default one per core, or
+                OMP_NUM_THREADS if that is set, and one for fewer than FEW_SLOTS slots; isa: "auto" or one of
+                `available_isas()`.
+        Raises: ValueError on values outside these.
+        """
+        super().__init__(config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits)
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision: expected one of {PRECISIONS}, got {precision!r}")
+        if threads is None:
+            wanted = os.environ.get("OMP_NUM_THREADS", "")
+            threads = int(wanted) if wanted.isdigit() and int(wanted) > 0 else cores()
+            threads = 1 if num_slots < FEW_SLOTS else min(threads, num_slots)
+        if not isinstance(threads, int) or not 1 <= threads <= 1024:
+            raise ValueError(f"threads: expected 1..1024, got {threads!r}")
+        self.precision = precision
+        s, t = config.stream, config.transformer
+        self._engine = _native.Engine(
+            {
+                "map_cells": s.map_cells, "view_cells": s.view_cells, "max_scroll": s.max_scroll,
+                "cell_size": config.tokenizer.cell_size, "n_codes": config.tokenizer.codebook_size,
+                "n_actions": t.n_actions, "n_layers": t.n_layers, "d_model": t.d_model, "n_heads": t.n_heads,
+                "n_kv_heads": t.n_kv_heads, "d_ff": t.d_ff, "window": t.window, "pointer": t.pointer,
+                "ballistics": t.ballistics,
+            },
+            {name: tensor.contiguous().numpy() for name, tensor in transformer.state_dict().items()},
+            {name: getattr(self, name) for name in ("codes", "origin", "seed", "position", "time", "since_keyframe")},
+            gumbel_table().numpy(),
+            num_slots,
+            float(temperature),
+            kv_bits,
+            precision,
+            isa,
+            threads,
+        )  # fmt: skip
+
+    @property
+    def isa(self) -> str:
+        """Instruction set in use."""
+        return str(self._engine.isa)
+
+    @property
+    def threads(self) -> int:
+        return int(self._engine.threads)
+
+    @property
+    def passes(self) -> int:
+        """Passes through the transformer so far, counted per slot; keyframes and known steps apart."""
+        return int(self._engine.passes)
+
+    def bytes_per_slot(self, slot: int = 0) -> int:
+        """Return the memory that a slot holds between steps."""
+        return int(self._engine.bytes(slot))
+
+    def _clear(self, slot: int) -> None:
+        self._engine.clear(slot)
+
+    def _prefill(self, slot: int, rows: np.ndarray) -> None:
+        self._engine.prefill(slot, np.ascontiguousarray(rows, np.int64))
+
+    def _step(self, slots: Sequence[int], actions: Sequence[int]) -> StepBatch:
+        scroll, ptr, cells, codes, reward_class, done, tokens = self._engine.step(
+            [int(slot) for slot in slots], [int(action) for action in actions]
+        )
+        return StepBatch(scroll, ptr, cells, codes, reward_class, done.astype(bool), tokens)
+
+    def load(self, slot: int, state: State) -> None:
+        self._check_slots([slot])
+        before = self.save(slot)
+        self._check_integers(state)
+        try:
+            super().load(slot, state)
+        except ValueError:
+            super().load(slot, before)
+            raise
+
+    def _check_integers(self, state: State) -> None:
+        """Refuse numbers that no slot can have: in C++ they would be addresses."""
+        size = self.grammar.size
+        limits = {"codes": self.config.tokenizer.codebook_size, "origin": size}
+        for name in ("codes", "origin", "seed", "position", "time", "since_keyframe"):
+            array = np.asarray(state[name]) if name in state else np.zeros(1, np.int64)
+            limit = limits.get(name, 2**62 if name != "seed" else 2**63 - 1)
+            if array.size and (array.min() < 0 or array.max() > limit - (name in limits)):
+                raise ValueError(f"state[{name!r}]: expected 0..{limit}, got {array.min()}..{array.max()}")
+
+    def _save_context(self, slot: int) -> State:
+        return dict(self._engine.save(slot))
+
+    def _load_context(self, slot: int, state: State) -> None:
+        context = {k: np.ascontiguousarray(v) for k, v in state.items() if k.startswith(("kv_", "held_", "latest_"))}
+        self._engine.load(slot, context)
