@@ -16,6 +16,19 @@ constexpr size_t CODE_ROWS = 16;              // updates whose 8192 logits are h
 static float softplus(float x) { return x > 20 ? x : std::log1p(std::exp(x)); }
 static float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
 
+// Call fn(i) for every x[i] >= least, ascending. Most stretches hold none.
+template <class Fn> static void each_above(const float* x, size_t n, float least, Fn fn) {
+    constexpr size_t STRETCH = 32;
+    for (size_t first = 0; first < n; first += STRETCH) {
+        const size_t stop = std::min(first + STRETCH, n);
+        int any = 0;
+        for (size_t i = first; i < stop; ++i) any |= x[i] >= least;
+        if (any)
+            for (size_t i = first; i < stop; ++i)
+                if (x[i] >= least) fn(i);
+    }
+}
+
 Decider::Decider(Forward& forward, std::vector<float> gumbel_table, float temperature)
     : forward_(forward), model_(forward.model()), ops_(forward.ops()), table_(std::move(gumbel_table)),
       temperature_(temperature), span_(table_.back() - table_.front() + 1) {
@@ -40,18 +53,16 @@ int Decider::draw(const float* logits, size_t n, uint32_t key, float temperature
     const float top = ops_.maximum(logits, n);
     if (temperature == 0) return static_cast<int>(std::find(logits, logits + n, top) - logits);
     // Of thousands of classes a few can win: those not further below the best than the noise spans.
-    const float least = top / temperature - span_;
+    const float least = top - span_ * temperature;
     int best = 0;
     float best_score = NEVER;
-    for (size_t i = 0; i < n; ++i) {
-        const float scaled = logits[i] / temperature;
-        if (!(scaled > least)) continue;
-        const float score = scaled + gumbel(table_.data(), key, static_cast<uint32_t>(i));
+    each_above(logits, n, least, [&](size_t i) {
+        const float score = logits[i] / temperature + gumbel(table_.data(), key, static_cast<uint32_t>(i));
         if (score > best_score) {
             best_score = score;
             best = static_cast<int>(i);
         }
-    }
+    });
     return best;
 }
 
@@ -150,7 +161,7 @@ void Decider::events(const Row* rows, size_t n) {
     }
 }
 
-int Decider::mixed(const Row& row, const Token& update, const float* query, float* logits, uint32_t key) {
+int Decider::draw_mixed(const Row& row, const Token& update, const float* query, float* logits, uint32_t key) {
     const Config& c = model_.config;
     const size_t n_codes = static_cast<size_t>(c.grammar.n_codes), heads = c.n_kv_heads;
     float head[HEAD * MAX_HEADS], turn[HEAD];
@@ -192,12 +203,20 @@ int Decider::mixed(const Row& row, const Token& update, const float* query, floa
     ops_.scale(logits, n_codes, std::exp(sentinel - top) / total / vocabulary);
     for (size_t i = 0; i < width; ++i)
         if (sum[i] > 0) logits[carried(i)] += sum[i] / total;
-    // Logarithms of those that can win; the others are out of the noise's reach anyway.
+    // Logarithms only of those that can win; the others are out of the noise's reach.
     const float best = ops_.maximum(logits, n_codes);
     const float least = std::max(FLOOR, temperature_ == 0 ? best : best * std::exp(-span_ * temperature_));
-    for (size_t i = 0; i < n_codes; ++i) logits[i] = logits[i] >= least ? std::log(logits[i]) : NEVER;
-    logits[present] = NEVER;
-    return draw(logits, n_codes, key, temperature_);
+    int code = 0;
+    float best_score = NEVER;
+    each_above(logits, n_codes, least, [&](size_t i) {
+        const float score = temperature_ == 0 ? logits[i]
+                                              : std::log(logits[i]) / temperature_ + gumbel(table_.data(), key, static_cast<uint32_t>(i));
+        if (static_cast<int64_t>(i) != present && score > best_score) {
+            best_score = score;
+            code = static_cast<int>(i);
+        }
+    });
+    return code;
 }
 
 void Decider::draw_codes(const Row* rows, const std::vector<Sequence>& sequences, const Job* jobs, size_t n,
@@ -240,7 +259,7 @@ void Decider::draw_codes(const Row* rows, const std::vector<Sequence>& sequences
         const uint32_t key = noise_key(static_cast<uint64_t>(*row.slot->seed), static_cast<uint64_t>(row.token.time),
                                        static_cast<uint64_t>(count), CODE_NOISE);
         if (c.pointer) {
-            update.b = mixed(row, update, turned_.data() + j * model_.pointer_query.width(), logits, key);
+            update.b = draw_mixed(row, update, turned_.data() + j * model_.pointer_query.width(), logits, key);
         } else {
             logits[row.slot->codes[update.a]] = NEVER;
             update.b = draw(logits, static_cast<size_t>(g.n_codes), key, temperature_);

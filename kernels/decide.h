@@ -33,8 +33,8 @@ private:
     void add_paths(const Row& row, size_t at, float* logits);
     void draw_codes(const Row* rows, const std::vector<Sequence>& sequences, const Job* jobs, size_t n,
                     std::vector<Decision>& decisions);
-    // Mix the vocabulary's logits with what the window holds; afterwards `logits` is the logarithm of P(code).
-    int mixed(const Row& row, const Token& update, const float* query, float* logits, uint32_t key);
+    // Mix the vocabulary's logits with what the window holds, and draw. `logits` becomes P(code).
+    int draw_mixed(const Row& row, const Token& update, const float* query, float* logits, uint32_t key);
     int draw(const float* logits, size_t n, uint32_t key, float temperature) const;
 
     Forward& forward_;

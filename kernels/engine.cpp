@@ -6,6 +6,8 @@
 namespace gamegen {
 
 constexpr size_t AT_ONCE = 24;  // games that one thread decodes side by side
+constexpr size_t FEW_GAMES = 4;   // up to so many on one thread, drafting pays
+constexpr size_t MOST_DRAFTED = 6;
 constexpr size_t KEPT_TOKENS = 16;  // room for staged tokens that a slot keeps; what a dense step needed is given back
 
 Engine::Engine(const Config& config, const Tensors& tensors, const Options& o, std::vector<float> table, const Integers& n)
@@ -89,58 +91,85 @@ std::vector<Outcome> Engine::step(const std::vector<size_t>& slots, const std::v
         if (*s.position == 0)
             throw std::invalid_argument("slot " + std::to_string(slots[i]) + ": expected a reset before the first step");
         const Token act{ACT, actions[i], 0, static_cast<int32_t>(s.origin[0]), static_cast<int32_t>(s.origin[1]), *s.time};
-        queue.push_back({&s, &outcomes[i], act, 1});
+        queue.push_back({&s, &outcomes[i], {act}});
     }
     std::atomic<size_t> next{0};
     const size_t workers = std::min(threads_.count(), queue.size());
     const size_t at_once = workers ? std::min(AT_ONCE, (queue.size() + workers - 1) / workers) : 0;
     threads_.run(workers, [&](size_t i) { decode(*workers_[i], queue, next, at_once); });
     for (size_t i = 0; i < workers; ++i) {
-        passes_ += workers_[i]->passes;
-        workers_[i]->passes = 0;
+        Counts& counts = workers_[i]->counts;
+        counts_.passes += counts.passes;
+        counts_.drafted += counts.drafted;
+        counts_.right += counts.right;
+        counts = {};
     }
     return outcomes;
 }
 
-void Engine::decode(Worker& worker, const std::vector<Active>& queue, std::atomic<size_t>& next, size_t at_once) {
+void Engine::draft(const Active& game, size_t games, std::vector<Token>& out) const {
+    Slot& s = *game.slot;
+    // Many games fill a pass anyway; then a guess costs as much as it saves.
+    if (drafting_ == Drafting::NEVER || (drafting_ == Drafting::AUTO && (games > FEW_GAMES || s.drafts.resting()))) return;
+    s.drafts.propose(model_.config.grammar, game.tokens, s.codes, std::min(MOST_DRAFTED, MAX_ROWS / games - 2), out);
+}
+
+void Engine::decode(Worker& worker, std::vector<Active>& queue, std::atomic<size_t>& next, size_t at_once) {
     std::vector<Active> games;
     std::vector<Row> rows;
     std::vector<Sequence> sequences;
     std::vector<Decision> decisions;
+    std::vector<Token> tokens;
     for (;;) {
         while (games.size() < at_once) {
             const size_t i = next.fetch_add(1);
             if (i >= queue.size()) break;
-            games.push_back(queue[i]);
+            games.push_back(std::move(queue[i]));
         }
         if (games.empty()) return;
         rows.clear();
         sequences.clear();
         for (Active& game : games) {
             Slot& s = *game.slot;
+            const size_t count = game.tokens.size();
             if (s.pending) rows.push_back(end_row(s));
-            sequences.push_back({rows.size(), 1, game.count - 1});
-            rows.push_back({&s, game.last, *s.position + game.count - 1, *s.position, &s.stage,
-                            static_cast<size_t>(game.count - 1), false});
+            tokens.assign(1, game.last());
+            draft(game, games.size(), tokens);
+            sequences.push_back({rows.size(), tokens.size(), static_cast<int64_t>(count) - 1});
+            // Room for all of them first: a stage that grows moves.
+            s.stage.ensure(count + tokens.size());
+            for (size_t i = 0; i < tokens.size(); ++i)
+                rows.push_back({&s, tokens[i], *s.position + static_cast<int64_t>(count - 1 + i), *s.position, &s.stage,
+                                count - 1 + i, false});
         }
         worker.forward.run(rows.data(), rows.size());
-        worker.passes += static_cast<int64_t>(games.size());
         for (Active& game : games)
             if (game.slot->pending) forget_end(*game.slot);
         worker.decider.remember(rows.data(), 0, rows.size());
         worker.decider.run(rows.data(), rows.size(), sequences, decisions);
         size_t kept = 0;
-        for (size_t i = 0; i < games.size(); ++i)
-            if (!take(games[i], decisions[i].decided)) games[kept++] = games[i];
+        for (size_t i = 0; i < games.size(); ++i) {
+            Slot& s = *games[i].slot;
+            const size_t drafted = sequences[i].count - 1, right = decisions[i].decided.size() - 1;
+            s.drafts.count(drafted, right);
+            ++worker.counts.passes;
+            worker.counts.drafted += static_cast<int64_t>(drafted);
+            worker.counts.right += static_cast<int64_t>(right);
+            // Updates of wrong guesses never were.
+            const int64_t last = rows[sequences[i].first + right].position;
+            while (!s.latest.empty() && s.latest.back().position > last) s.latest.pop_back();
+            if (!take(games[i], decisions[i].decided)) {
+                if (kept != i) games[kept] = std::move(games[i]);
+                ++kept;
+            }
+        }
         games.resize(kept);
     }
 }
 
 bool Engine::take(Active& game, const std::vector<Token>& decided) {
-    Slot& s = *game.slot;
     for (const Token& token : decided) {
-        game.last = token;
-        ++game.count;
+        game.tokens.push_back(token);
         if (token.kind == SCROLL) {
             game.outcome->scroll_x = token.a - model_.config.grammar.max_scroll;
             game.outcome->scroll_y = token.b - model_.config.grammar.max_scroll;
@@ -149,27 +178,32 @@ bool Engine::take(Active& game, const std::vector<Token>& decided) {
             game.outcome->codes.push_back(token.b);
         }
     }
-    if (game.last.kind != END) return false;
-    game.outcome->reward_class = game.last.a;
-    game.outcome->done = game.last.b;
-    game.outcome->tokens = static_cast<int32_t>(game.count);
-    for (size_t i = 0; i < game.outcome->cells.size(); ++i) s.codes[game.outcome->cells[i]] = game.outcome->codes[i];
-    finish(s, game.last, game.count);
+    if (game.last().kind != END) return false;
+    finish(game);
     return true;
 }
 
-void Engine::finish(Slot& s, const Token& end, int64_t count) {
-    commit(s, s.stage, *s.position, static_cast<size_t>(count - 1));
-    s.held[static_cast<size_t>(*s.position + count - 1) % model_.config.window] = -1;
+void Engine::finish(const Active& game) {
+    Slot& s = *game.slot;
+    Outcome& outcome = *game.outcome;
+    const Token& end = game.last();
+    const size_t count = game.tokens.size();
+    outcome.reward_class = end.a;
+    outcome.done = end.b;
+    outcome.tokens = static_cast<int32_t>(count);
+    for (size_t i = 0; i < outcome.cells.size(); ++i) s.codes[outcome.cells[i]] = outcome.codes[i];
+    commit(s, s.stage, *s.position, count - 1);
+    s.held[(static_cast<size_t>(*s.position) + count - 1) % model_.config.window] = -1;
     std::swap(s.stage, s.previous);
     s.pending = end;
-    s.pending_index = static_cast<size_t>(count - 1);
+    s.pending_index = count - 1;
     s.origin[0] = end.x;
     s.origin[1] = end.y;
-    *s.position += count;
-    *s.since_keyframe += count;
+    *s.position += static_cast<int64_t>(count);
+    *s.since_keyframe += static_cast<int64_t>(count);
     ++*s.time;
     if (s.latest.size() > REACH) s.latest.erase(s.latest.begin(), s.latest.end() - REACH);
+    if (drafting_ != Drafting::NEVER) s.drafts.learn(game.tokens);
 }
 
 }  // namespace gamegen

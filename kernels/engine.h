@@ -45,14 +45,21 @@ public:
     const char* isa() const { return ops_.name; }
     bool half() const { return half_; }
     size_t threads() const { return threads_.count(); }
-    int64_t passes() const { return passes_; }  // rows of slots with a decision, per pass: a measure of drafting
+    // Since the start, summed over slots: passes in which a slot's step went on, drafted tokens, those that were right.
+    struct Counts {
+        int64_t passes = 0, drafted = 0, right = 0;
+    };
+    Counts counts() const { return counts_; }
+    // When steps are drafted: where it pays, never, or always. The games are the same.
+    enum class Drafting { AUTO, NEVER, ALWAYS };
+    void set_drafting(Drafting drafting) { drafting_ = drafting; }
 
 private:
     // What one thread needs.
     struct Worker {
         Forward forward;
         Decider decider;
-        int64_t passes = 0;
+        Counts counts;
         Worker(const Model& model, const Ops& ops, bool half, const std::vector<float>& table, float temperature)
             : forward(model, ops, half), decider(forward, table, temperature) {}
     };
@@ -60,12 +67,13 @@ private:
     struct Active {
         Slot* slot;
         Outcome* outcome;
-        Token last;
-        int64_t count;  // tokens so far
+        std::vector<Token> tokens;  // so far, ACT first
+        const Token& last() const { return tokens.back(); }
     };
-    void decode(Worker& worker, const std::vector<Active>& queue, std::atomic<size_t>& next, size_t at_once);
+    void decode(Worker& worker, std::vector<Active>& queue, std::atomic<size_t>& next, size_t at_once);
+    void draft(const Active& game, size_t games, std::vector<Token>& out) const;
     bool take(Active& game, const std::vector<Token>& decided);
-    void finish(Slot& slot, const Token& end, int64_t count);
+    void finish(const Active& game);
     void commit(Slot& slot, Stage& stage, int64_t start, size_t count);
     Row end_row(Slot& slot) const;
     static void forget_end(Slot& slot);
@@ -76,7 +84,8 @@ private:
     std::vector<Slot> slots_;
     Threads threads_;
     std::vector<std::unique_ptr<Worker>> workers_;
-    int64_t passes_ = 0;
+    Counts counts_;
+    Drafting drafting_ = Drafting::AUTO;
 };
 
 }  // namespace gamegen

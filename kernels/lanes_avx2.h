@@ -43,6 +43,19 @@ struct Avx2 {
     }
     static F pow2(F n) { return {pow2_1(n.lo), pow2_1(n.hi)}; }
 
+    static float sum(F x) {
+        const __m256 eight = _mm256_add_ps(x.lo, x.hi);
+        const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+        const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+    }
+    static float largest(F x) {
+        const __m256 eight = _mm256_max_ps(x.lo, x.hi);
+        const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+        const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+        return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+    }
+
     static I izero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
     static I iload(const int32_t* p) { return bload(p); }
     static I isub(I a, I b) { return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)}; }

@@ -36,6 +36,21 @@ struct Avx512 {
         return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
     }
 
+    static __m256 low8(F x) { return _mm512_castps512_ps256(x); }
+    static __m256 high8(F x) { return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1)); }
+    static float sum(F x) {
+        const __m256 eight = _mm256_add_ps(low8(x), high8(x));
+        const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+        const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+    }
+    static float largest(F x) {
+        const __m256 eight = _mm256_max_ps(low8(x), high8(x));
+        const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+        const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+        return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+    }
+
     static I izero() { return _mm512_setzero_si512(); }
     static I iload(const int32_t* p) { return _mm512_loadu_si512(p); }
     static I isub(I a, I b) { return _mm512_sub_epi32(a, b); }

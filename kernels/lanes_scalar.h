@@ -44,6 +44,17 @@ struct Scalar {
         });
     }
 
+    // Over the lanes: i with i + 8, then i + 4, i + 2, i + 1.
+    static float sum(F x) {
+        for (int w = 8; w; w /= 2)
+            for (int i = 0; i < w; ++i) x.v[i] += x.v[i + w];
+        return x.v[0];
+    }
+    static float largest(F x) {
+        for (int i = 1; i < 16; ++i) x.v[0] = x.v[0] > x.v[i] ? x.v[0] : x.v[i];
+        return x.v[0];
+    }
+
     static I izero() { return I{}; }
     static I iload(const int32_t* p) { I r; std::memcpy(r.v, p, 64); return r; }
     static I isub(I a, I b) { for (int i = 0; i < 16; ++i) a.v[i] -= b.v[i]; return a; }

@@ -233,7 +233,16 @@ public:
     size_t bytes(size_t slot) { return at(slot).bytes(); }
     std::string isa() const { return engine_->isa(); }
     size_t threads() const { return engine_->threads(); }
-    int64_t passes() const { return engine_->passes(); }
+    nb::tuple counts() const {
+        const auto counts = engine_->counts();
+        return nb::make_tuple(counts.passes, counts.drafted, counts.right);
+    }
+    void set_drafting(const std::string& drafting) {
+        using Drafting = Engine::Drafting;
+        expect(drafting == "auto" || drafting == "never" || drafting == "always",
+               "drafting: expected auto, never or always, got '" + drafting + "'");
+        engine_->set_drafting(drafting == "auto" ? Drafting::AUTO : drafting == "never" ? Drafting::NEVER : Drafting::ALWAYS);
+    }
 
 private:
     Slot& at(size_t slot) {
@@ -279,5 +288,6 @@ NB_MODULE(_native, m) {
         .def("bytes", &NativeEngine::bytes)
         .def_prop_ro("isa", &NativeEngine::isa)
         .def_prop_ro("threads", &NativeEngine::threads)
-        .def_prop_ro("passes", &NativeEngine::passes);
+        .def("counts", &NativeEngine::counts)
+        .def("set_drafting", &NativeEngine::set_drafting);
 }

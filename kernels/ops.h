@@ -1,7 +1,7 @@
 // The operations that cost time, once per instruction set: `ops_for` returns a table of them.
 //
-// Every version gives the same bits: integer sums are exact, float sums have one order (sixteen lanes, then
-// `tree`), and a product is fused with a sum only where `fma` says so.
+// Every version gives the same bits: integer sums are exact, float sums have one order (sixteen lanes,
+// then L::sum over them), and a product is fused with a sum only where `fma` says so.
 #pragma once
 #include <cstddef>
 #include <cstdint>

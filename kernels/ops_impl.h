@@ -3,6 +3,8 @@
 #pragma once
 #include "ops.h"
 
+#define INLINE [[gnu::always_inline]] inline
+
 namespace gamegen {
 
 template <class L> struct Impl {
@@ -10,23 +12,6 @@ template <class L> struct Impl {
     using I = typename L::I;
     using B = typename L::B;
     static constexpr float LOWEST = -__builtin_inff();
-
-    // --- Sums over lanes, in one order ---
-
-    static float tree_sum(F x) {
-        float v[16];
-        L::store(v, x);
-        for (int w = 8; w; w /= 2)
-            for (int i = 0; i < w; ++i) v[i] += v[i + w];
-        return v[0];
-    }
-    static float tree_max(F x) {
-        float v[16];
-        L::store(v, x);
-        for (int w = 8; w; w /= 2)
-            for (int i = 0; i < w; ++i) v[i] = v[i] > v[i + w] ? v[i] : v[i + w];
-        return v[0];
-    }
 
     // The last n % 16 numbers, zeros behind them.
     static F load_part(const float* p, size_t n, float fill = 0) {
@@ -48,7 +33,7 @@ template <class L> struct Impl {
 
     // --- exp: 2 ulp for -87 <= x <= 88, 0 below ---
 
-    static F exp(F x) {
+    INLINE static F exp(F x) {
         x = L::max(L::min(x, L::set1(88.0f)), L::set1(-87.3f));
         const F n = L::round(L::mul(x, L::set1(1.44269504f)));
         F r = L::fma(n, L::set1(-0.693359375f), x);
@@ -60,7 +45,7 @@ template <class L> struct Impl {
         return L::mul(p, L::pow2(n));
     }
     // exp(x) for x <= 0, exactly 0 for -inf.
-    static F exp_or_zero(F x) {
+    INLINE static F exp_or_zero(F x) {
         // 1 well above -87, 0 below.
         const F keep = L::round(L::min(L::max(L::add(x, L::set1(87.0f)), L::zero()), L::set1(1.0f)));
         return L::mul(exp(x), keep);
@@ -74,7 +59,7 @@ template <class L> struct Impl {
         size_t i = 0;
         for (; i + 16 <= k; i += 16) top = L::max(top, L::abs(L::load(x + i)));
         if (i < k) top = L::max(top, L::abs(load_part(x + i, k - i)));
-        const float largest = tree_max(top);
+        const float largest = L::largest(top);
         const F by = L::set1(largest > 0 ? 127.0f / largest : 0.0f);
         int8_t part[16];
         auto* signed_bytes = reinterpret_cast<int8_t*>(bytes);
@@ -91,7 +76,9 @@ template <class L> struct Impl {
         const size_t quads = (m.k + 3) / 4, stride = quads * 4;
         const int8_t* w = m.w8.data() + b * quads * BLOCK * 4;
         I acc[R][4];
+#pragma GCC unroll 8
         for (auto& row : acc)
+#pragma GCC unroll 8
             for (auto& a : row) a = L::izero();
         for (size_t q = 0; q < quads; ++q, w += BLOCK * 4) {
             const B w0 = L::bload(w), w1 = L::bload(w + 64), w2 = L::bload(w + 128), w3 = L::bload(w + 192);
@@ -106,7 +93,9 @@ template <class L> struct Impl {
                 acc[r][3] = L::dp4(acc[r][3], x, w3);
             }
         }
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
             for (int j = 0; j < 4; ++j) {
                 const size_t at = b * BLOCK + 16 * j;
                 const F sum = L::to_float(L::isub(acc[r][j], L::iload(m.offset.data() + at)));
@@ -118,7 +107,9 @@ template <class L> struct Impl {
     template <int R> static void block_f32(const Linear& m, size_t b, const float* x, size_t stride, float* out) {
         const float* w = m.w.data() + b * m.k * BLOCK;
         F acc[R][4];
+#pragma GCC unroll 8
         for (auto& row : acc)
+#pragma GCC unroll 8
             for (auto& a : row) a = L::zero();
         for (size_t i = 0; i < m.k; ++i, w += BLOCK) {
             const F w0 = L::load(w), w1 = L::load(w + 16), w2 = L::load(w + 32), w3 = L::load(w + 48);
@@ -131,7 +122,9 @@ template <class L> struct Impl {
                 acc[r][3] = L::fma(a, w3, acc[r][3]);
             }
         }
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
             for (int j = 0; j < 4; ++j) {
                 const size_t at = b * BLOCK + 16 * j;
                 L::store(out + r * m.width() + at, L::add(acc[r][j], L::load(m.bias.data() + at)));
@@ -172,13 +165,13 @@ template <class L> struct Impl {
         size_t i = 0;
         for (; i + 16 <= n; i += 16) squares = L::fma(L::load(x + i), L::load(x + i), squares);
         if (i < n) squares = L::fma(load_part(x + i, n - i), load_part(x + i, n - i), squares);
-        const float mean = tree_sum(squares) / static_cast<float>(n) + 1.1920929e-7f;
+        const float mean = L::sum(squares) / static_cast<float>(n) + 1.1920929e-7f;
         const F by = L::set1(1.0f / __builtin_sqrtf(mean));
         map(x, n, out, [&](F v, size_t at) {
             return L::mul(L::mul(v, by), n - at < 16 ? load_part(gain + at, n - at) : L::load(gain + at));
         });
     }
-    static F silu_of(F x) { return L::div(x, L::add(L::set1(1.0f), exp(L::sub(L::zero(), x)))); }
+    INLINE static F silu_of(F x) { return L::div(x, L::add(L::set1(1.0f), exp(L::sub(L::zero(), x)))); }
     static void silu_times(const float* gate, const float* up, size_t n, float* out) {
         map(gate, n, out, [&](F v, size_t at) {
             return L::mul(silu_of(v), n - at < 16 ? load_part(up + at, n - at) : L::load(up + at));
@@ -211,7 +204,7 @@ template <class L> struct Impl {
         size_t i = 0;
         for (; i + 16 <= n; i += 16) top = L::max(top, L::load(x + i));
         if (i < n) top = L::max(top, load_part(x + i, n - i, LOWEST));
-        return tree_max(top);
+        return L::largest(top);
     }
     static float exponentials(float* x, size_t n, float maximum) {
         F sum = L::zero();
@@ -227,7 +220,7 @@ template <class L> struct Impl {
             store_part(x + i, e, n - i);
             sum = L::add(sum, e);
         }
-        return tree_sum(sum);
+        return L::sum(sum);
     }
 
     // --- Attention ---
@@ -235,7 +228,7 @@ template <class L> struct Impl {
     static float dot(const float* a, const float* b) {  // 64 values
         F sum = L::mul(L::load(a), L::load(b));
         for (size_t i = 16; i < HEAD; i += 16) sum = L::fma(L::load(a + i), L::load(b + i), sum);
-        return tree_sum(sum);
+        return L::sum(sum);
     }
 
     // A query as signed bytes, for integer dot products with nibbles.
@@ -251,7 +244,7 @@ template <class L> struct Impl {
         __builtin_memcpy(r.quads, bytes, HEAD);
         F sum = L::load(query);
         for (size_t i = 16; i < HEAD; i += 16) sum = L::add(sum, L::load(query + i));
-        r.sum = tree_sum(sum);
+        r.sum = L::sum(sum);
         return r;
     }
 
@@ -259,15 +252,19 @@ template <class L> struct Impl {
         for (size_t at = 0; at < s.places; at += 16) {
             const uint8_t* k = s.cache.k + at * (HEAD / 2);
             I acc[G];
+#pragma GCC unroll 8
             for (auto& a : acc) a = L::izero();
+#pragma GCC unroll 8
             for (int i = 0; i < 8; ++i) {
                 const B both = L::bload(k + 64 * i), low = L::low_nibbles(both), high = L::high_nibbles(both);
+#pragma GCC unroll 8
                 for (int g = 0; g < G; ++g) {
                     acc[g] = L::dp4(acc[g], low, L::bset1(q[g].quads[i]));
                     acc[g] = L::dp4(acc[g], high, L::bset1(q[g].quads[8 + i]));
                 }
             }
             const F scale = L::load_half(s.cache.k_scale + at), minimum = L::load_half(s.cache.k_minimum + at);
+#pragma GCC unroll 8
             for (int g = 0; g < G; ++g) {
                 const F raw = L::mul(L::to_float(acc[g]), L::set1(q[g].scale));
                 L::store(logits + g * stride + at, L::fma(raw, scale, L::mul(L::set1(q[g].sum), minimum)));
@@ -278,7 +275,7 @@ template <class L> struct Impl {
     static void scores_f4(const float* q, const Seen& s, float* logits) {
         F sum = L::load(q);
         for (size_t i = 16; i < HEAD; i += 16) sum = L::add(sum, L::load(q + i));
-        const F total = L::set1(tree_sum(sum));
+        const F total = L::set1(L::sum(sum));
         for (size_t at = 0; at < s.places; at += 16) {
             const uint8_t* k = s.cache.k + at * (HEAD / 2);
             F acc = L::zero();
@@ -330,44 +327,57 @@ template <class L> struct Impl {
     // Values in integers: weights of 64 tokens become bytes of one scale.
     template <int G> static void mix_i4(const float* weights, const Seen& s, float* out, size_t stride) {
         F sum[G][4], offset[G];
+#pragma GCC unroll 8
         for (int g = 0; g < G; ++g) {
+#pragma GCC unroll 8
             for (auto& f : sum[g]) f = L::zero();
             offset[g] = L::zero();
         }
         for (size_t at = 0; at < s.places; at += BLOCK) {
             int8_t bytes[G][BLOCK];
             float largest[G];
+#pragma GCC unroll 8
             for (int g = 0; g < G; ++g) {
                 F scaled[4], top = L::zero();
+#pragma GCC unroll 8
                 for (int i = 0; i < 4; ++i) {
                     const F w = L::load(weights + g * stride + at + 16 * i);
                     offset[g] = L::fma(w, L::load_half(s.cache.v_minimum + at + 16 * i), offset[g]);
                     scaled[i] = L::mul(w, L::load_half(s.cache.v_scale + at + 16 * i));
                     top = L::max(top, scaled[i]);
                 }
-                largest[g] = tree_max(top);
+                largest[g] = L::largest(top);
                 const F by = L::set1(largest[g] > 1e-30f ? 127.0f / largest[g] : 0.0f);
+#pragma GCC unroll 8
                 for (int i = 0; i < 4; ++i) L::store_s8(bytes[g] + 16 * i, L::round(L::mul(scaled[i], by)));
             }
             I acc[G][4];
+#pragma GCC unroll 8
             for (auto& row : acc)
+#pragma GCC unroll 8
                 for (auto& a : row) a = L::izero();
             for (size_t four = 0; four < BLOCK; four += 4) {
                 const uint8_t* v = s.cache.v + (at + four) * (HEAD / 2);
                 const B first = L::bload(v), second = L::bload(v + 64);
                 const B n[4] = {L::low_nibbles(first), L::low_nibbles(second), L::high_nibbles(first), L::high_nibbles(second)};
+#pragma GCC unroll 8
                 for (int g = 0; g < G; ++g) {
                     int32_t w;
                     __builtin_memcpy(&w, bytes[g] + four, 4);
+#pragma GCC unroll 8
                     for (int i = 0; i < 4; ++i) acc[g][i] = L::dp4(acc[g][i], n[i], L::bset1(w));
                 }
             }
+#pragma GCC unroll 8
             for (int g = 0; g < G; ++g)
+#pragma GCC unroll 8
                 for (int i = 0; i < 4; ++i)
                     sum[g][i] = L::fma(L::to_float(acc[g][i]), L::set1(largest[g] / 127.0f), sum[g][i]);
         }
+#pragma GCC unroll 8
         for (int g = 0; g < G; ++g) {
-            const F whole = L::set1(tree_sum(offset[g]));
+            const F whole = L::set1(L::sum(offset[g]));
+#pragma GCC unroll 8
             for (int i = 0; i < 4; ++i) L::store(out + g * HEAD + 16 * i, L::add(sum[g][i], whole));
         }
     }
@@ -390,7 +400,7 @@ template <class L> struct Impl {
                 sum[3] = L::fma(L::to_float(L::nibble(second, shift + 4)), by, sum[3]);
             }
         }
-        const F whole = L::set1(tree_sum(offset));
+        const F whole = L::set1(L::sum(offset));
         for (int i = 0; i < 4; ++i) L::store(out + 16 * i, L::add(sum[i], whole));
     }
 

@@ -106,6 +106,32 @@ def test_modules_can_be_off(
     assert play(native, 0, ACTIONS[:40]) == play(cached, 0, ACTIONS[:40])
 
 
+@pytest.mark.parametrize("slots", [1, 5])
+def test_drafting_changes_nothing_but_the_number_of_passes(
+    small_map_config: ModelConfig, tile_map: np.ndarray, slots: int
+) -> None:
+    """A cool sampler repeats itself, so that many guesses are right; some are wrong at any temperature."""
+    lively = random_model(small_map_config, end_bias=1.0)[1]
+    games, states, counts = [], [], []
+    for when in ("never", "always"):
+        engine = NativeEngine(small_map_config, lively, slots, temperature=0.2, threads=1)
+        engine.draft(when)
+        for slot in range(slots):
+            engine.reset(slot, tile_map, seed=slot)
+        batches = [engine.step(range(slots), [t // 9 % 3] * slots) for t in range(150)]
+        games.append([spell(batch, i) for batch in batches for i in range(slots)])
+        states.append([engine.save(i) for i in range(slots)])
+        counts.append(engine.counts())
+    assert games[0] == games[1]
+    assert all(same(a, b) for a, b in zip(*states, strict=True))
+    never, always = counts
+    assert never.drafted == 0
+    assert 0 < always.right < always.drafted
+    assert always.passes == never.passes - always.right
+    with pytest.raises(ValueError, match="drafting: expected auto, never or always, got 'often'"):
+        engine.draft("often")
+
+
 def packaged_tile_map(name: str) -> np.ndarray:
     checkpoint = load_checkpoint("pocket")
     frame = load_image(packaged_images()[name], checkpoint.config.frame_size)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,6 +25,15 @@ from gamegen_env.transformer import Transformer
 
 PRECISIONS = ("int8", "float32")
 FEW_SLOTS = 4  # below that, threads cost more than they give
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Passes through the transformer, summed over slots; tokens guessed, and how many of them were right."""
+
+    passes: int
+    drafted: int
+    right: int
 
 
 def cores() -> int:
@@ -94,10 +104,16 @@ class NativeEngine(Engine):
     def threads(self) -> int:
         return int(self._engine.threads)
 
-    @property
-    def passes(self) -> int:
-        """Passes through the transformer so far, counted per slot; keyframes and known steps apart."""
-        return int(self._engine.passes)
+    def counts(self) -> Counts:
+        """Return what decoding has cost so far, keyframes and known steps apart."""
+        return Counts(*self._engine.counts())
+
+    def draft(self, when: str) -> None:
+        """Guess updates and check several in one pass, "auto" (where it pays), "never" or "always".
+
+        The games are the same, to the bit. Raises: ValueError on another word.
+        """
+        self._engine.set_drafting(when)
 
     def bytes_per_slot(self, slot: int = 0) -> int:
         """Return the memory that a slot holds between steps."""
