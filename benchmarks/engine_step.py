@@ -1,12 +1,14 @@
-"""How fast does the `torch` engine play, and what does coding only changes buy?
+"""How fast do the engines play, and what does coding only changes buy?
 
-    python -m benchmarks.engine_step                         one game and 32 games, on a still-camera game
+    python -m benchmarks.engine_step                         one game and 64 games, on a still-camera game
     python -m benchmarks.engine_step --image coinrun         a moving camera
+    python -m benchmarks.engine_step --slots 1 --full-frame  and against a model that says every cell again
 
-Regime: the packaged model, random sticky play from one packaged picture, this machine's cores.
-Paired in one run: steps as the engine decodes them, and the same model made to re-emit every
-visible cell in every step, as IRIS-like models do (257 or more passes; what it draws is
-meaningless, its work is not).
+Regime: the packaged model, random sticky play from one packaged picture, this machine's cores (OMP_NUM_THREADS
+is heeded). Paired in one run, in turns: `native` and `torch`. Passes: through the transformer, per game and step;
+one per token if nothing were drafted and END did not travel with the next action.
+With --full-frame, the `torch` engine is also made to re-emit every visible cell in every step, as IRIS-like models
+do (257 or more passes; what it draws is meaningless, its work is not).
 Correct before timed: one game alone and the same game among others must show equal frames.
 The last line is JSON.
 """
@@ -23,9 +25,12 @@ import numpy as np
 import torch
 
 from gamegen_env.actions import ALE
+from gamegen_env.engine.native import NativeEngine
 from gamegen_env.image import load_image
 from gamegen_env.stream import Grammar
 from gamegen_env.world import World
+
+ENGINES = ("native", "torch")
 
 
 def actions(count: int, slots: int, seed: int) -> np.ndarray:
@@ -37,23 +42,23 @@ def actions(count: int, slots: int, seed: int) -> np.ndarray:
     return chosen
 
 
-def start(model: str, slots: int, image: str) -> World:
-    world = World(model, slots)
+def start(model: str, slots: int, image: str, engine: str) -> World:
+    world = World(model, slots, engine=engine)
     picture = load_image(image, world.frame_shape[0])
     world.reset(range(slots), [picture] * slots, list(range(slots)))
     return world
 
 
-def verify(model: str, image: str, slots: int) -> str:
+def verify(model: str, image: str, slots: int, engine: str) -> str:
     """Check that game 0 is the same alone and among others; return a hash of its frames."""
     played = actions(12, slots, seed=1)
-    alone, many = start(model, 1, image), start(model, slots, image)
+    alone, many = start(model, 1, image, engine), start(model, slots, image, engine)
     digest = hashlib.sha256()
     for row in played:
         a = alone.step([0], row[:1].tolist()).frames[0]
         b = many.step(range(slots), row.tolist()).frames[0]
         if not np.array_equal(a, b):
-            raise AssertionError("a game alone and the same game in a batch differ")
+            raise AssertionError(f"{engine}: a game alone and the same game in a batch differ")
         digest.update(a.tobytes())
     return digest.hexdigest()[:12]
 
@@ -68,53 +73,89 @@ class FullFrame(Grammar):
         return only
 
 
-def measure(model: str, image: str, slots: int, steps: int, full_frame: bool = False) -> dict[str, float]:
-    """Time `steps` vector steps after half as many to warm up."""
-    world = start(model, slots, image)
+class Player:
+    """One engine's games, timed in turns with the others'."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self.world, self.slots, self.rng = world, world.num_slots, seed
+        self.seconds: list[float] = []
+        self.tokens = self.passes = 0
+
+    def play(self, steps: int, timed: bool = True) -> None:
+        self.rng += 1
+        native = self.world.engine if isinstance(self.world.engine, NativeEngine) else None
+        before = native.counts().passes if native else 0
+        for row in actions(steps, self.slots, self.rng):
+            began = time.perf_counter()
+            result = self.world.step(range(self.slots), row.tolist())
+            if timed:
+                self.seconds.append(time.perf_counter() - began)
+                self.tokens += int(result.tokens.sum())
+        if timed and native:
+            self.passes += native.counts().passes - before
+
+    def figures(self) -> dict[str, float]:
+        steps, total = len(self.seconds) * self.slots, sum(self.seconds)
+        figures = {
+            "steps_per_s": steps / total,
+            "p50_ms": 1e3 * float(np.median(self.seconds)),
+            "p99_ms": 1e3 * float(np.quantile(self.seconds, 0.99)),
+            "tokens_per_step": self.tokens / steps,
+        }
+        return figures | ({"passes_per_step": self.passes / steps} if self.passes else {})
+
+
+def measure(model: str, image: str, slots: int, steps: int, rounds: int, full_frame: bool) -> dict[str, dict]:
+    """Time `steps` vector steps of each engine, in `rounds` turns; torch plays a tenth of them."""
+    players = {name: Player(start(model, slots, image, name), 2) for name in ENGINES}
+    share = {"native": steps, "torch": max(rounds, steps // 10)}
+    for name, player in players.items():
+        player.play(share[name] // 2, timed=False)
+    for _ in range(rounds):
+        for name, player in players.items():
+            player.play(max(1, share[name] // rounds))
+    figures: dict[str, dict] = {name: player.figures() for name, player in players.items()}
     if full_frame:
+        world = start(model, slots, image, "torch")
         world.engine.grammar = FullFrame(world.config)
-    for row in actions(steps // 2, slots, seed=2):
-        world.step(range(slots), row.tolist())
-    seconds, tokens = [], 0
-    for row in actions(steps, slots, seed=3):
-        began = time.perf_counter()
-        result = world.step(range(slots), row.tolist())
-        seconds.append(time.perf_counter() - began)
-        tokens += int(result.tokens.sum())
-    total = sum(seconds)
-    return {
-        "steps_per_s": steps * slots / total,
-        "p50_ms": 1e3 * float(np.median(seconds)),
-        "p99_ms": 1e3 * float(np.quantile(seconds, 0.99)),
-        "tokens_per_step": tokens / steps / slots,
-        "tokens_per_s": tokens / total,
-    }
+        player = Player(world, 2)
+        player.play(2)
+        figures["full_frame"] = player.figures()
+    return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pocket")
-    parser.add_argument("--image", default="maze")
-    parser.add_argument("--slots", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--steps", type=int, default=60, help="timed vector steps (default: %(default)s)")
+    parser.add_argument("--image", nargs="+", default=["maze", "explode"])
+    parser.add_argument("--slots", type=int, nargs="+", default=[1, 64])
+    parser.add_argument(
+        "--steps", type=int, default=600, help="timed steps, shared by the games (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="turns that the engines take (default: %(default)s)")
+    parser.add_argument("--full-frame", action="store_true")
     args = parser.parse_args()
     report: dict[str, object] = {
-        "frames": verify(args.model, args.image, 5),
-        "image": args.image,
-        "threads": torch.get_num_threads(),
         "cpu": platform.machine(),
         "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
     }
-    print("| games | steps/s | p50 ms | p99 ms | tokens/step | full-frame steps/s | ratio |\n" + "|---" * 7 + "|")
-    for slots in args.slots:
-        figures = measure(args.model, args.image, slots, args.steps)
-        full = measure(args.model, args.image, slots, max(2, 8 // slots), full_frame=True)["steps_per_s"]
-        ratio = figures["steps_per_s"] / full
-        print(
-            f"| {slots} | {figures['steps_per_s']:.1f} | {figures['p50_ms']:.1f} | {figures['p99_ms']:.1f} | "
-            f"{figures['tokens_per_step']:.1f} | {full:.2f} | {ratio:.1f} |"
-        )
-        report[f"slots_{slots}"] = {**figures, "full_frame_steps_per_s": full, "ratio": ratio}
+    head = ("picture", "games", "steps/s", "p50 ms", "p99 ms", "tokens/step", "passes/step", "torch steps/s", "ratio")
+    print(f"| {' | '.join(head)} |\n" + "|---" * len(head) + "|")
+    for image in args.image:
+        report[image] = {"frames": {name: verify(args.model, image, 5, name) for name in ENGINES}}
+        for slots in args.slots:
+            steps = max(10 * args.rounds, args.steps // slots * 4 if slots > 1 else args.steps)
+            figures = measure(args.model, image, slots, steps, args.rounds, args.full_frame)
+            native, torch_ = figures["native"], figures["torch"]
+            print(
+                f"| {image} | {slots} | {native['steps_per_s']:.0f} | {native['p50_ms']:.2f} | "
+                f"{native['p99_ms']:.2f} | "
+                f"{native['tokens_per_step']:.1f} | {native['passes_per_step']:.1f} | {torch_['steps_per_s']:.0f} | "
+                f"×{native['steps_per_s'] / torch_['steps_per_s']:.1f} |",
+                flush=True,
+            )
+            report[image][str(slots)] = figures  # type: ignore[index]
     print(json.dumps(report))
 
 

@@ -56,7 +56,9 @@ def main() -> None:
         t = checkpoint.config.transformer
         n_values = 2 * t.n_layers * t.n_kv_heads * t.window * t.head_dim
         report[bits] = {
-            "bits_per_value": world.engine.ring.bytes_per_slot() * 8 / n_values,
+            "bits_per_value": sum(a.nbytes for k, a in world.engine.save(0).items() if k.startswith("kv_"))
+            * 8
+            / n_values,
             "loss": float(np.mean(values)),
             "psnr_1": float(np.mean(at["next"])),
             "psnr_16": float(np.mean(at["16"])),

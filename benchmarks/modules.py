@@ -1,7 +1,7 @@
-"""What do pointer memory and ballistic attention cost in the `torch` engine?
+"""What do pointer memory and ballistic attention cost in an engine?
 
     OMP_NUM_THREADS=1 python -m benchmarks.modules
-    OMP_NUM_THREADS=2 python -m benchmarks.modules --slots 32 --steps 8
+    OMP_NUM_THREADS=2 python -m benchmarks.modules --engine torch --steps 12
 
 Regime: the packaged weights with each module added, untrained, so that all play nearly the same games;
 random sticky play. Each round plays all variants in turn, a few steps each; time is counted per token,
@@ -31,14 +31,14 @@ VARIANTS = {"plain": (False, False), "pointer": (True, False), "ballistics": (Fa
 ROUNDS = 12
 
 
-def build(model: str, slots: int, image: str, pointer: bool, ballistics: bool) -> Engine:
+def build(name: str, model: str, slots: int, image: str, pointer: bool, ballistics: bool) -> Engine:
     checkpoint = load_checkpoint(model)
     switched = dataclasses.replace(checkpoint.config.transformer, pointer=pointer, ballistics=ballistics)
     config = dataclasses.replace(checkpoint.config, transformer=switched)
     torch.manual_seed(0)
     transformer = Transformer(config)
     start_from(transformer, checkpoint.transformer, model)
-    engine = make_engine("torch", config, transformer.eval().requires_grad_(False), slots, temperature=0.5)
+    engine = make_engine(name, config, transformer.eval().requires_grad_(False), slots, temperature=0.5)
     canvas = Canvas(config, checkpoint.tokenizer, 1)
     canvas.reset(np.zeros(1, np.int64), load_image(image, 64)[None])
     for slot in range(slots):
@@ -50,10 +50,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--image", default="explode")
+    parser.add_argument("--engine", default="native", choices=("native", "torch"))
     parser.add_argument("--slots", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=20, help="steps per round (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=100, help="steps per round (default: %(default)s)")
     args = parser.parse_args()
-    engines = {name: build(args.model, args.slots, args.image, *on) for name, on in VARIANTS.items()}
+    engines = {name: build(args.engine, args.model, args.slots, args.image, *on) for name, on in VARIANTS.items()}
     played = actions((ROUNDS + 1) * args.steps, args.slots, 0)
     rates: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for turn in tqdm(range(ROUNDS + 1), desc="rounds", unit="round"):  # the first warms up

@@ -1,6 +1,6 @@
 """Does a game go on for ever in flat memory and flat time?
 
-    python -m benchmarks.soak --steps 20000 --num-envs 2
+    python -m benchmarks.soak --steps 100000 --num-envs 2
 
 Regime: random sticky play in the vector environment with autoreset off the time limit, so that
 streams run far beyond the window. Memory (resident set) and median step time are read in ten
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
-import torch
 from tqdm import tqdm
 
 import gamegen_env  # noqa: F401
@@ -32,13 +31,19 @@ def resident_mb() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20_000, help="vector steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=100_000, help="vector steps (default: %(default)s)")
     parser.add_argument("--num-envs", type=int, default=2)
     parser.add_argument("--image", default="maze")
     parser.add_argument("--model", default="pocket")
+    parser.add_argument("--engine", default="auto")
     args = parser.parse_args()
     envs = gym.make_vec(
-        "ImageGame-v0", num_envs=args.num_envs, model=args.model, image=args.image, max_episode_steps=10**9
+        "ImageGame-v0",
+        num_envs=args.num_envs,
+        model=args.model,
+        image=args.image,
+        engine=args.engine,
+        max_episode_steps=10**9,
     )
     envs.reset(seed=0)
     rng = np.random.default_rng(0)
@@ -57,9 +62,10 @@ def main() -> None:
         if frames.dtype != np.uint8 or not np.isfinite(rewards).all():
             raise AssertionError(f"step {step}: a frame or reward is broken")
         if (step + 1) % tenth == 0:
-            for array in envs.unwrapped._games.world.engine.ring.arrays.values():  # type: ignore[attr-defined]
-                if array.is_floating_point() and not torch.isfinite(array).all():
-                    raise AssertionError(f"step {step}: the cache holds NaN or infinity")
+            for slot in range(args.num_envs):
+                for array in envs.unwrapped._games.world.engine.save(slot).values():  # type: ignore[attr-defined]
+                    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+                        raise AssertionError(f"step {step}: the cache of game {slot} holds NaN or infinity")
             parts.append(
                 {
                     "steps": step + 1,

@@ -23,6 +23,7 @@ from gamegen_env.engine.base import Engine, State, StepBatch
 from gamegen_env.sampling import gumbel_table
 from gamegen_env.transformer import Transformer
 
+HALVES = {"kv_half", "kv_scale_minimum"}  # arrays of a state that are fp16; C++ counts them as 16-bit integers
 PRECISIONS = ("int8", "float32")
 FEW_SLOTS = 4  # below that, threads cost more than they give
 
@@ -152,8 +153,9 @@ class NativeEngine(Engine):
                 raise ValueError(f"state[{name!r}]: expected 0..{limit}, got {array.min()}..{array.max()}")
 
     def _save_context(self, slot: int) -> State:
-        return dict(self._engine.save(slot))
+        context: State = self._engine.save(slot)
+        return context | {name: context[name].view(np.float16) for name in HALVES & context.keys()}
 
     def _load_context(self, slot: int, state: State) -> None:
         context = {k: np.ascontiguousarray(v) for k, v in state.items() if k.startswith(("kv_", "held_", "latest_"))}
-        self._engine.load(slot, context)
+        self._engine.load(slot, context | {name: context[name].view(np.uint16) for name in HALVES & context.keys()})
