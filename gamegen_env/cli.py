@@ -7,6 +7,7 @@ import sys
 
 # word -> (module with main(argv), what it does). Imported only when asked for.
 COMMANDS = {
+    "play": ("gamegen_env.play.command", "play in the browser: drop a picture, press the keys"),
     "generate": ("gamegen_env.generate", "turn an image into a game, let a player play it, write a GIF"),
     "record": ("gamegen_env.games.record", "play real games and record them"),
     "describe": ("gamegen_env.training.describe", "say what recorded games are like: updates, keys, rewards"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -50,6 +50,23 @@ def load_image(source: Source, size: int, fit: str = "crop") -> np.ndarray:
         raise ValueError(f"size: expected at least 1 pixel, got {size!r}")
     picture = _square(_rgb(_open(source)), size, fit)
     return np.array(picture, np.uint8)
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """Return a picture (H, W, 3) uint8 as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def encode_gif(frames: Sequence[np.ndarray], scale: int, fps: float) -> bytes:
+    """Return frames (H, W, 3) uint8 as an endless animation, pixels enlarged `scale` times."""
+    pictures = [
+        Image.fromarray(f).resize((f.shape[1] * scale, f.shape[0] * scale), Image.Resampling.NEAREST) for f in frames
+    ]
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
+    return buffer.getvalue()
 
 
 def _open(source: Source) -> Image.Image:

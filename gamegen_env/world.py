@@ -32,6 +32,8 @@ class StepResult:
     tokens: np.ndarray  # (n,) int32, decoded tokens, ACT and END included
     updated: np.ndarray  # (n,) int32, cells repainted
     scroll: np.ndarray  # (n, 2) int32, pixels x, y that the view moved
+    ptr: np.ndarray  # (n + 1,) int64: the cells of game i are cells[ptr[i]:ptr[i + 1]]
+    cells: np.ndarray  # (ptr[-1],) int64, cells of the tile map that were repainted
 
 
 class World:
@@ -103,6 +105,8 @@ class World:
             tokens=batch.tokens.astype(np.int32),
             updated=np.diff(batch.ptr).astype(np.int32),
             scroll=batch.scroll.astype(np.int32),
+            ptr=batch.ptr,
+            cells=batch.cells,
         )
 
     def observe(self, slots: Sequence[int], steps: Sequence[Step], frames: np.ndarray | None = None) -> np.ndarray:

@@ -56,6 +56,7 @@ RULES = {
     "training": MODELS | {"engine", "games", "training"},
     "evaluation": MODELS | {"actions", "evaluation", "games", "training", "world"},
     "generate": {"", "actions"},
+    "play": {"actions", "image", "keyboard", "play", "world"},
     "cli": set(),
     "__init__": set(),
 }
@@ -128,10 +129,10 @@ def test_cli_lists_its_commands_and_refuses_others() -> None:
     listed = subprocess.run(
         [sys.executable, "-m", "gamegen_env.cli"], capture_output=True, text=True, check=True
     ).stdout
-    for word in ("generate", "record", "train-tokenizer", "train-world", "evaluate"):
+    for word in ("play", "generate", "record", "train-tokenizer", "train-world", "evaluate"):
         assert word in listed
     bad = subprocess.run(
         [sys.executable, "-m", "gamegen_env.cli", "dance"], capture_output=True, text=True, check=False
     )
     assert bad.returncode != 0
-    assert "expected one of generate" in bad.stderr
+    assert "expected one of play, generate" in bad.stderr

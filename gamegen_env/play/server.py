@@ -1,0 +1,248 @@
+"""The web server: page, pictures, recordings, and one WebSocket per browser."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from gamegen_env.image import FITS, encode_gif, encode_png, load_image, packaged_images
+from gamegen_env.keyboard import KEY_MAPS, KeyState, action_ids
+from gamegen_env.play.arcade import RATES, Arcade
+from gamegen_env.play.session import Session
+
+PAGE = {"": "text/html", "play.js": "text/javascript", "style.css": "text/css"}
+MAX_UPLOAD = 16 << 20  # bytes
+MAX_MESSAGE = 8 << 10  # bytes
+IDLE = 300.0  # seconds without a connection, after which a session's place is given away
+SIDE = 64  # pixels of a frame
+POLICY = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; style-src 'self'; script-src 'self'"
+
+
+class Server:
+    """Sessions and routes. `app` is the ASGI application."""
+
+    def __init__(
+        self,
+        *,
+        models: tuple[str, ...] = ("pocket",),
+        players: int = 8,
+        engine: str = "auto",
+        temperature: float = 0.5,
+        picture: str = "gold",
+        hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]", "::1"),
+        token: str | None = None,
+    ) -> None:
+        """Set up; nothing is loaded before the application starts.
+
+        Args:   models: packaged names or folders; picture: what a new page starts with, packaged or a path; hosts:
+                names under which the server may be called, against foreign pages that point a name of theirs here;
+                token: must then be in every URL.
+        Raises: as `load_image`.
+        """
+        ids, key_map = action_ids("ale"), KEY_MAPS["ale"]
+
+        def token_of(keys: KeyState) -> int:
+            return ids[key_map.action(keys.held, "ale")]
+
+        self.models, self.players, self.token, self.hosts = models, players, token, hosts
+        self.temperature = temperature
+        # A picture of the caller's own stands in the gallery beside the packaged ones.
+        self.picture = picture if picture in packaged_images() else Path(picture).stem[:40]
+        fitted = {fit: load_image(picture, SIDE, fit) for fit in FITS}
+        self.own = {} if picture in packaged_images() else {self.picture: fitted}
+        self.arcade = Arcade(players, engine, token_of)
+        self.sessions: dict[str, Session] = {}
+        routes: list[Any] = [Route(f"/{name}", self.page) for name in PAGE]
+        routes += [
+            Route("/setup", self.setup),
+            Route("/gallery/{name}", self.gallery),
+            Route("/picture", self.upload, methods=["POST"]),
+            Route("/recording", self.upload, methods=["POST"]),
+            Route("/recording", self.download),
+            Route("/film", self.download),
+            WebSocketRoute("/socket", self.socket),
+        ]
+        middleware = [] if "*" in hosts else [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))]
+        self.app = Starlette(
+            routes=routes,
+            middleware=middleware,
+            lifespan=self.lifespan,
+            exception_handlers={ValueError: refuse, PermissionError: refuse, LookupError: refuse},
+        )
+
+    @asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        # The model is loaded before the first visitor comes.
+        await asyncio.wrap_future(self.arcade.call(lambda: self.arcade._world((self.models[0], self.temperature))))
+        sweeper = asyncio.create_task(self.sweep())
+        yield
+        sweeper.cancel()
+        await asyncio.to_thread(self.arcade.close)
+
+    async def sweep(self) -> None:
+        """Give away the places of those who left."""
+        while True:
+            await asyncio.sleep(IDLE / 10)
+            for session in list(self.sessions.values()):
+                if session.connection is None and time.monotonic() - session.seen > IDLE:
+                    await self.forget(session)
+
+    async def forget(self, session: Session) -> None:
+        self.sessions.pop(session.id, None)
+        await asyncio.wrap_future(self.arcade.call(lambda: self.arcade.leave(session.player)))
+
+    def check(self, connection: HTTPConnection) -> None:
+        """Raises: PermissionError if a token is needed and another one came."""
+        if self.token and not secrets.compare_digest(connection.query_params.get("token", ""), self.token):
+            raise PermissionError("expected the token that the server printed in its URL")
+
+    def session(self, request: Request) -> Session:
+        name = request.query_params.get("session", "")
+        if name not in self.sessions:
+            raise LookupError("session: expected one that is connected, got none or another")
+        self.sessions[name].seen = time.monotonic()
+        return self.sessions[name]
+
+    async def page(self, request: Request) -> Response:
+        name = request.url.path.lstrip("/")
+        if not name:
+            self.check(request)
+        file = resources.files("gamegen_env") / "play" / "page" / (name or "index.html")
+        headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+        return Response(file.read_bytes(), media_type=PAGE[name], headers=headers)
+
+    async def setup(self, request: Request) -> Response:
+        self.check(request)
+        return JSONResponse({
+            "models": list(self.models), "temperature": self.temperature, "rates": list(RATES), "players": self.players,
+            "gallery": [*self.own, *sorted(packaged_images())], "picture": self.picture,
+            "keys": dict(KEY_MAPS["ale"].roles),
+        })  # fmt: skip
+
+    async def gallery(self, request: Request) -> Response:
+        name = request.path_params["name"].removesuffix(".png")
+        if name in self.own:
+            data = encode_png(self.own[name]["crop"])
+        elif name in packaged_images():
+            data = packaged_images()[name].read_bytes()
+        else:
+            raise LookupError(f"picture: expected one of {sorted(packaged_images())}, got {name[:40]!r}")
+        return Response(data, media_type="image/png", headers={"Cache-Control": "max-age=3600"})
+
+    async def upload(self, request: Request) -> Response:
+        self.check(request)
+        session = self.session(request)
+        if not same_origin(request):
+            raise PermissionError("expected a request from this page, got one from another")
+        data = bytearray()
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > MAX_UPLOAD:
+                return JSONResponse({"error": f"upload: expected at most {MAX_UPLOAD} bytes, got more"}, 413)
+        add = session.add_picture if request.url.path == "/picture" else session.add_recording
+        name = await asyncio.to_thread(add, bytes(data), SIDE)
+        return JSONResponse({"name": name})
+
+    async def download(self, request: Request) -> Response:
+        self.check(request)
+        session = self.session(request)
+        if request.url.path == "/recording":
+            body, kind, name = await session.recording(), "application/zip", "game.gamegen"
+        else:
+            if not session.player.games:
+                raise ValueError("film: expected a game to be started first")
+            frames = list(session.player.games[0].film)
+            body = await asyncio.to_thread(encode_gif, frames, 4, session.player.rate or 15)
+            kind, name = "image/gif", "game.gif"
+        return Response(body, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+
+    async def socket(self, socket: WebSocket) -> None:
+        try:
+            self.check(socket)
+            if not same_origin(socket):
+                raise PermissionError("expected a socket from this page, got one from another")
+        except PermissionError:
+            await socket.close(4403)
+            return
+        session = self.sessions.get(socket.query_params.get("session", ""))
+        if session is None:
+            if sum(s.connection is not None for s in self.sessions.values()) >= self.players:
+                await socket.accept()
+                await socket.send_json({"error": f"players: expected at most {self.players}, and all places are taken"})
+                await socket.close(4409)
+                return
+            # Those who wait for a reload that never came make room.
+            for other in [s for s in self.sessions.values() if s.connection is None][
+                : max(0, len(self.sessions) + 1 - self.players)
+            ]:
+                await self.forget(other)
+            session = Session(self.arcade, self.models, self.own, asyncio.get_running_loop())
+            self.sessions[session.id] = session
+        session.connection = socket
+        await socket.accept()
+        await socket.send_json({"session": session.id, "playing": bool(session.player.games)})
+        sender = asyncio.create_task(self.send(session, socket))
+        try:
+            await self.listen(session, socket)
+        finally:
+            sender.cancel()
+            with suppress(asyncio.CancelledError, WebSocketDisconnect, RuntimeError):
+                await sender
+            if session.connection is socket:
+                session.connection = None
+                session.player.paused = True
+                session.player.keys.clear()
+                session.seen = time.monotonic()
+
+    async def send(self, session: Session, socket: WebSocket) -> None:
+        """Send the newest view whenever there is one; a slow browser gets fewer."""
+        while session.connection is socket:
+            await session.fresh.wait()
+            packet = session.packet()
+            if packet is not None:
+                await socket.send_bytes(packet)
+
+    async def listen(self, session: Session, socket: WebSocket) -> None:
+        while True:
+            message = await socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            if session.connection is not socket:
+                await socket.close(4000)
+                return
+            if not session.allowed():
+                await socket.send_json({"error": "messages: expected fewer per second, got too many"})
+                await socket.close(4429)
+                return
+            try:
+                if message.get("text") is None:
+                    raise ValueError("message: expected text, got bytes")
+                await session.heed(message["text"])
+            except (ValueError, FileNotFoundError) as error:
+                await socket.send_json({"error": str(error)})
+
+
+def same_origin(connection: HTTPConnection) -> bool:
+    """Tell whether a browser's request comes from our own page; programs send no Origin."""
+    origin = connection.headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == connection.headers.get("host")
+
+
+async def refuse(request: Request, error: Exception) -> Response:
+    status = {PermissionError: 403, LookupError: 404}.get(type(error), 400)
+    return JSONResponse({"error": str(error)}, status)

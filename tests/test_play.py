@@ -1,0 +1,371 @@
+"""The player behind the page: games that go back, recordings, messages, limits."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from gamegen_env.checkpoint import save_checkpoint
+from gamegen_env.config import ModelConfig
+from gamegen_env.image import encode_png
+from gamegen_env.play.game import EVERY, Game
+from gamegen_env.play.recording import Recording
+from gamegen_env.play.server import MAX_UPLOAD, Server
+from gamegen_env.play.session import MAX_MESSAGES
+from gamegen_env.play.terminal import half_blocks, keys_in
+from gamegen_env.world import World
+from tests.conftest import random_model
+
+# --- Game ---
+
+
+@pytest.fixture(scope="module")
+def endless(tiny_config: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A checkpoint of random weights whose games are never over."""
+    tokenizer, transformer = random_model(tiny_config)
+    with torch.no_grad():
+        transformer.end_head.bias[3] += 50
+    folder = tmp_path_factory.mktemp("endless")
+    save_checkpoint(folder, tiny_config, tokenizer, transformer)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def world(endless: str) -> World:
+    return World(endless, 2, temperature=1.0)
+
+
+def run(game: Game, tokens: list[int]) -> list[np.ndarray]:
+    frames = []
+    for token in tokens:
+        frames.append(game.accept(token, game.world.step([game.slot], [token]), 0).frame)
+    return frames
+
+
+TOKENS = [(5 * t) % 9 for t in range(4 * EVERY)]
+
+
+def test_going_back_gives_the_same_frame_and_the_same_future(world: World, picture: np.ndarray) -> None:
+    game = Game(world, 0)
+    first = game.start(picture, 3).frame
+    frames = [first, *run(game, TOKENS)]
+    assert len({f.tobytes() for f in frames}) > 10
+    for step in (3 * EVERY + 7, 3 * EVERY, EVERY - 1, 1, 0):
+        assert np.array_equal(game.seek(step).frame, frames[step]), step
+        assert game.step == step
+        assert len(game.film) == step + 1
+    again = run(game, TOKENS[:EVERY])
+    assert all(np.array_equal(a, b) for a, b in zip(again, frames[1:], strict=False))
+    assert game.seek(-5).step == 0
+
+
+def test_kept_moments_branch(world: World, picture: np.ndarray) -> None:
+    game = Game(world, 0)
+    game.start(picture, 3)
+    run(game, TOKENS[:20])
+    game.save(4)
+    kept = game.view
+    ahead = run(game, TOKENS[20:30])
+    run(game, [8] * 30)
+    assert kept is not None
+    assert np.array_equal(game.load(4).frame, kept.frame)
+    assert game.keys == TOKENS[:20]
+    assert all(np.array_equal(a, b) for a, b in zip(run(game, TOKENS[20:30]), ahead, strict=True))
+    game.seek(10)
+    assert game.load(4).step == 20
+    assert game.seek(16).step == 16
+    with pytest.raises(ValueError, match=r"place: expected 1..9, got 10"):
+        game.save(10)
+    with pytest.raises(ValueError, match=r"place: expected one of \[4\], got 5"):
+        game.load(5)
+
+
+# --- Recording ---
+
+
+def recording(picture: np.ndarray, **changes: object) -> Recording:
+    fields = {"fingerprint": "f", "engine": "native", "temperature": 0.5, "seed": 7, "keys": [0, 1, 2], **changes}
+    return Recording(picture, **fields)  # type: ignore[arg-type]
+
+
+def test_recording_comes_back(picture: np.ndarray) -> None:
+    original = recording(picture)
+    back = Recording.from_bytes(original.to_bytes(), 64)
+    assert np.array_equal(back.picture, picture)
+    assert (back.fingerprint, back.engine, back.temperature, back.seed, back.keys) == ("f", "native", 0.5, 7, [0, 1, 2])
+
+
+def packed(**files: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name.replace("_", "."), data)
+    return buffer.getvalue()
+
+
+def test_broken_recordings_are_refused(picture: np.ndarray) -> None:
+    png = encode_png(picture)
+    good = {
+        "format": "gamegen-recording-1", "fingerprint": "f", "engine": "native", "temperature": 1.0, "seed": 1,
+        "keys": [1],
+    }  # fmt: skip
+    for data, message in (
+        (b"junk", "expected a file saved by the player"),
+        (b"x" * (2 << 20), "expected at most"),
+        (packed(game_json=b"{}"), "expected game.json and picture.png"),
+        (packed(game_json=b"{", picture_png=png), "expected JSON"),
+        (packed(game_json=b"[" * 100_000, picture_png=png), "expected"),
+        (packed(game_json=b" " * (8 << 20), picture_png=png), "unpacks to far more"),
+        (packed(game_json=json.dumps(good).encode(), picture_png=b"no"), "expected an image"),
+        *(
+            (packed(game_json=json.dumps({**good, name: value}).encode(), picture_png=png), "recording: ")
+            for name, value in (
+                ("keys", [99]), ("keys", [1.5]), ("keys", "x"), ("seed", -1), ("seed", True), ("temperature", "hot"),
+                ("format", "other"), ("more", 1),
+            )
+        ),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            Recording.from_bytes(data, 64)
+
+
+# --- Server ---
+
+
+@pytest.fixture(scope="module")
+def server(endless: str) -> Iterator[TestClient]:
+    made = Server(models=(endless,), players=3, temperature=1.0, hosts=("testserver",), picture="gold")
+    with TestClient(made.app) as client:
+        client.server = made  # type: ignore[attr-defined]
+        yield client
+
+
+class Browser:
+    """A page, in as much as the server can tell."""
+
+    def __init__(self, client: TestClient, socket: object) -> None:
+        self.client, self.socket = client, socket
+        self.model = client.get("/setup").json()["models"][0]
+        self.session = self.receive()["session"]
+
+    def receive(self) -> dict:
+        """Return the next message; of frames the head, with `frames` added."""
+        message = self.socket.receive()  # type: ignore[attr-defined]
+        if message["type"] == "websocket.close":
+            raise WebSocketDisconnect(message["code"])
+        if message.get("text"):
+            return json.loads(message["text"])
+        data = message["bytes"]
+        size = int.from_bytes(data[:4], "little")
+        head, at = json.loads(data[4 : 4 + size]), 4 + size
+        head["frames"] = []
+        for view in head["views"]:
+            n = view["side"] ** 2 * 3
+            head["frames"].append(data[at : at + n])
+            at += n
+        assert at == len(data)
+        return head
+
+    def send(self, **message: object) -> None:
+        self.socket.send_text(json.dumps(message))  # type: ignore[attr-defined]
+
+    def start(self, picture: str = "maze", rooms: int = 1, seed: int = 1) -> dict:
+        self.send(do="start", picture=picture, rooms=[{"model": self.model, "temperature": 1}] * rooms, seed=seed)
+        return self.until(lambda head: head["views"][0]["step"] == 0)
+
+    def until(self, wanted: object) -> dict:
+        """Receive until a frame's head is as wanted."""
+        for _ in range(2000):
+            head = self.receive()
+            if "error" in head:
+                raise ValueError(head["error"])
+            if "views" in head and wanted(head):  # type: ignore[operator]
+                return head
+        raise AssertionError("no such frame came")
+
+    def error(self) -> str:
+        for _ in range(2000):
+            message = self.receive()
+            if "error" in message:
+                return str(message["error"])
+        raise AssertionError("no error came")
+
+
+def step_of(head: dict) -> int:
+    return int(head["views"][0]["step"])
+
+
+def test_a_game_plays_pauses_and_goes_back_to_the_same_bits(server: TestClient) -> None:
+    with server.websocket_connect("/socket") as socket:
+        browser = Browser(server, socket)
+        start = browser.start()
+        browser.send(do="rate", fps=60)
+        browser.send(do="keys", held=["ArrowRight", "NoSuchKey"], at=5)
+        heads = [start]
+        while step_of(heads[-1]) < 20:
+            heads.append(browser.until(lambda head: True))
+        assert heads[-1]["pressed_at"] == 5
+        browser.send(do="pause", on=True)
+        paused = browser.until(lambda head: head["paused"])
+        browser.send(do="step")
+        stepped = browser.until(lambda head: step_of(head) == step_of(paused) + 1)
+        frames = {step_of(head): head["frames"][0] for head in [*heads, paused, stepped]}
+        browser.send(do="pause", on=False)
+        browser.send(do="rewind", on=True)
+        reached = browser.until(lambda head: step_of(head) == 0)
+        browser.send(do="rewind", on=False)
+        assert reached["frames"][0] == frames[0]
+
+
+def test_two_players_do_not_mix_and_a_reload_resumes(server: TestClient) -> None:
+    with server.websocket_connect("/socket") as one, server.websocket_connect("/socket") as two:
+        first, second = Browser(server, one), Browser(server, two)
+        first.start("maze")
+        second.start("gold")
+        a, b = (browser.until(lambda head: step_of(head) >= 3) for browser in (first, second))
+        assert a["frames"] != b["frames"]
+        first.send(do="pause", on=True)
+        paused = first.until(lambda head: head["paused"])
+        name = first.session
+    with server.websocket_connect(f"/socket?session={name}") as socket:
+        again = Browser(server, socket)
+        assert again.session == name
+        again.send(do="pause", on=True)
+        head = again.until(lambda head: head["paused"])
+        assert step_of(head) == step_of(paused)
+        assert head["frames"] == paused["frames"]
+
+
+def test_two_models_play_under_the_same_keys(server: TestClient) -> None:
+    with server.websocket_connect("/socket") as socket:
+        browser = Browser(server, socket)
+        browser.start(rooms=2)
+        head = browser.until(lambda head: step_of(head) >= 5)
+        assert len(head["frames"]) == 2
+        assert head["frames"][0] == head["frames"][1]  # the same model, seed and keys
+
+
+def test_a_recording_replays_to_the_same_frame(server: TestClient) -> None:
+    with server.websocket_connect("/socket") as socket:
+        browser = Browser(server, socket)
+        browser.start(seed=9)
+        browser.send(do="keys", held=["KeyD", "Space"])
+        browser.until(lambda head: step_of(head) >= 12)
+        browser.send(do="pause", on=True)
+        end = browser.until(lambda head: head["paused"])
+        saved = server.get("/recording", params={"session": browser.session}).content
+        film = Image.open(io.BytesIO(server.get("/film", params={"session": browser.session}).content))
+        assert film.format == "GIF"
+        assert film.size == (256, 256)
+        browser.send(do="keys", held=[])
+        name = server.post("/recording", params={"session": browser.session}, content=saved).json()["name"]
+        browser.start(name)
+        replayed = browser.until(lambda head: step_of(head) == step_of(end))
+        assert replayed["frames"] == end["frames"]
+
+
+def test_uploads_become_games_or_are_refused(server: TestClient, picture: np.ndarray) -> None:
+    with server.websocket_connect("/socket") as socket:
+        browser = Browser(server, socket)
+        at = {"session": browser.session}
+        name = server.post("/picture", params=at, content=encode_png(picture)).json()["name"]
+        assert browser.start(name)["frames"][0] == picture.tobytes()
+        wide = io.BytesIO()
+        Image.new("1", (20_000, 20_000)).save(wide, "PNG")
+        for path, data, status, message in (
+            ("/picture", b"not a picture", 400, "expected an image that Pillow reads"),
+            ("/picture", wide.getvalue(), 400, "expected at most 64000000 pixels"),
+            ("/picture", b"0" * (MAX_UPLOAD + 1), 413, "upload: expected at most"),
+            ("/recording", b"junk", 400, "expected a file saved by the player"),
+        ):
+            answer = server.post(path, params=at, content=data)
+            assert (answer.status_code, message in answer.json()["error"]) == (status, True), answer.text
+        assert server.post("/picture", content=encode_png(picture)).status_code == 404  # no session
+        foreign = server.post("/picture", params=at, content=b"", headers={"Origin": "http://evil.example"})
+        assert foreign.status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("junk", "message: expected JSON"),
+        ("[]", "expected 'do' to be one of"),
+        ('{"do": "dance"}', "expected 'do' to be one of"),
+        ('{"do": ["start"]}', "expected 'do' to be one of"),
+        ('{"do": "keys", "held": "all"}', "held: expected list"),
+        ('{"do": "keys", "held": [1]}', "keys: expected at most 16 names"),
+        ('{"do": "pause", "on": true}', "expected a game to be started first"),
+        ('{"do": "rate", "fps": 1000}', "rate: expected one of"),
+        ('{"do": "start", "rooms": [], "picture": "maze"}', "rooms: expected one or two"),
+        ('{"do": "start", "rooms": [{"model": "/etc", "temperature": 1}], "picture": "maze"}', "model: expected one"),
+        ("[" * 5000, "message: expected"),
+    ],
+)
+def test_junk_gets_an_answer_and_harms_nobody(server: TestClient, text: str, message: str) -> None:
+    with server.websocket_connect("/socket") as calm, server.websocket_connect("/socket") as socket:
+        bystander, browser = Browser(server, calm), Browser(server, socket)
+        bystander.start()
+        socket.send_text(text)
+        assert message in browser.error()
+        socket.send_bytes(b"\0\1")
+        assert "expected text" in browser.error()
+        bystander.until(lambda head: step_of(head) >= 2)
+        browser.start()
+
+
+def test_too_many_messages_or_players_are_turned_away(server: TestClient) -> None:
+    with server.websocket_connect("/socket") as socket:
+        browser = Browser(server, socket)
+        for _ in range(3 * MAX_MESSAGES):
+            browser.send(do="keys", held=[])
+        assert "expected fewer per second" in browser.error()
+        with pytest.raises(WebSocketDisconnect):
+            browser.receive()
+    sockets = [server.websocket_connect("/socket") for _ in range(3)]
+    for socket in sockets:
+        socket.__enter__()
+    with server.websocket_connect("/socket") as late:
+        assert "all places are taken" in late.receive_json()["error"]
+    for socket in sockets:
+        socket.__exit__(None, None, None)
+
+
+def test_foreign_pages_and_paths_are_refused(server: TestClient, endless: str) -> None:
+    with (
+        pytest.raises(WebSocketDisconnect),
+        server.websocket_connect("/socket", headers={"Origin": "http://evil.example"}),
+    ):
+        pass
+    assert server.get("/", headers={"Host": "evil.example"}).status_code == 400
+    for path in ("/../pyproject.toml", "/gallery/..%2f..%2fpyproject.toml", "/gallery/nothing.png", "/play.py"):
+        assert server.get(path).status_code == 404, path
+    made = Server(models=(endless,), hosts=("*",), token="secret")
+    with TestClient(made.app) as client:
+        assert client.get("/").status_code == 403
+        assert client.get("/setup").status_code == 403
+        assert client.get("/?token=secret").status_code == 200
+        with pytest.raises(WebSocketDisconnect), client.websocket_connect("/socket?token=guess"):
+            pass
+        with client.websocket_connect("/socket?token=secret") as socket:
+            assert "session" in socket.receive_json()
+
+
+# --- Terminal ---
+
+
+def test_terminal_draws_two_pixels_per_character_and_reads_keys(picture: np.ndarray) -> None:
+    lines = half_blocks(picture).split("\r\n")
+    assert len(lines) == 32
+    assert lines[0].count("▀") == 64
+    r, g, b = picture[1, 0]
+    assert f"48;2;{r};{g};{b}m" in lines[0]
+    assert keys_in("\x1b[A dq\x1bOC") == ["ArrowUp", "Space", "KeyD", "q", "ArrowRight"]
