@@ -51,10 +51,11 @@ Decider::Decider(Forward& forward, std::vector<float> gumbel_table, float temper
 
 int Decider::draw(const float* logits, size_t n, uint32_t key, float temperature) const {
     const float top = ops_.maximum(logits, n);
-    if (temperature == 0) return static_cast<int>(std::find(logits, logits + n, top) - logits);
+    // Where no number is left, the last class: END among events, so that every step ends.
+    if (temperature == 0) return static_cast<int>(std::min(static_cast<size_t>(std::find(logits, logits + n, top) - logits), n - 1));
     // Of thousands of classes a few can win: those not further below the best than the noise spans.
     const float least = top - span_ * temperature;
-    int best = 0;
+    int best = static_cast<int>(n) - 1;
     float best_score = NEVER;
     each_above(logits, n, least, [&](size_t i) {
         const float score = logits[i] / temperature + gumbel(table_.data(), key, static_cast<uint32_t>(i));
