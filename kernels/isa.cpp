@@ -8,6 +8,8 @@ namespace gamegen {
 extern const Ops scalar_ops;
 #if defined(__x86_64__)
 extern const Ops avx2_ops, avx512_ops;
+#elif defined(__aarch64__)
+extern const Ops neon_ops;
 #endif
 
 static std::vector<const Ops*> usable() {  // the best last
@@ -19,6 +21,8 @@ static std::vector<const Ops*> usable() {  // the best last
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
         found.push_back(&avx512_ops);
+#elif defined(__aarch64__)
+    found.push_back(&neon_ops);
 #endif
     return found;
 }

@@ -198,7 +198,7 @@ def bad_states(state: dict[str, np.ndarray]) -> Iterator[tuple[dict[str, np.ndar
         array.flat[0] = value
         return {**state, name: array}
 
-    yield changed("codes", 64), r"state\['codes'\]: expected 0..64"
+    yield changed("codes", 64), r"state\['codes'\]: expected 0..63"
     yield changed("codes", -1), r"state\['codes'\]: expected"
     yield changed("origin", 10**6), r"state\['origin'\]: expected"
     yield changed("position", -5), r"state\['position'\]: expected"

@@ -144,12 +144,14 @@ class NativeEngine(Engine):
 
     def _check_integers(self, state: State) -> None:
         """Refuse numbers that no slot can have: in C++ they would be addresses."""
-        size = self.grammar.size
-        limits = {"codes": self.config.tokenizer.codebook_size, "origin": size}
-        for name in ("codes", "origin", "seed", "position", "time", "since_keyframe"):
+        size, many = self.grammar.size, 2**31 - 1
+        limits = {
+            "codes": self.config.tokenizer.codebook_size - 1, "origin": size - 1, "seed": 2**63 - 1,
+            "position": 2**62, "time": many, "since_keyframe": many,
+        }  # fmt: skip
+        for name, limit in limits.items():
             array = np.asarray(state[name]) if name in state else np.zeros(1, np.int64)
-            limit = limits.get(name, 2**62 if name != "seed" else 2**63 - 1)
-            if array.size and (array.min() < 0 or array.max() > limit - (name in limits)):
+            if array.size and (array.min() < 0 or array.max() > limit):
                 raise ValueError(f"state[{name!r}]: expected 0..{limit}, got {array.min()}..{array.max()}")
 
     def _save_context(self, slot: int) -> State:

@@ -1,0 +1,13 @@
+# The operations, once per instruction set of the target. Paths are relative to this folder.
+set(isas isa_scalar.cpp)
+set(here ${CMAKE_CURRENT_LIST_DIR})
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  list(APPEND isas isa_avx2.cpp isa_avx512.cpp)
+  set_source_files_properties(${here}/isa_avx2.cpp PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
+  # GCC 12 takes its own AVX-512 header's "undefined" operands for a mistake of ours.
+  set_source_files_properties(${here}/isa_avx512.cpp PROPERTIES COMPILE_OPTIONS
+    "-mavx512f;-mavx512bw;-mavx512vl;-mavx512vnni;-mfma;-mf16c;-Wno-maybe-uninitialized;-Wno-uninitialized")
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64|ARM64")
+  list(APPEND isas isa_neon.cpp)
+endif()
+list(TRANSFORM isas PREPEND ${here}/)

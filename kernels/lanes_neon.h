@@ -1,0 +1,95 @@
+// Sixteen lanes in NEON (AArch64): four quarters.
+#pragma once
+#include <arm_neon.h>
+
+#include <cstdint>
+
+namespace gamegen {
+
+struct Neon {
+    struct F { float32x4_t q[4]; };
+    struct I { int32x4_t q[4]; };
+    struct B { uint8x16_t q[4]; };
+    static constexpr const char* name = "neon";
+    static constexpr int tile = 2;
+
+    template <class R, class Fn> static R each(Fn fn) {
+        R r;
+        for (int i = 0; i < 4; ++i) r.q[i] = fn(i);
+        return r;
+    }
+
+    static F zero() { return set1(0); }
+    static F set1(float x) { return each<F>([=](int) { return vdupq_n_f32(x); }); }
+    static F load(const float* p) { return each<F>([=](int i) { return vld1q_f32(p + 4 * i); }); }
+    static void store(float* p, F x) { for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, x.q[i]); }
+    static F load_half(const uint16_t* p) {
+        return each<F>([=](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i))); });
+    }
+    static F round_half(F x) { return each<F>([&](int i) { return vcvt_f32_f16(vcvt_f16_f32(x.q[i])); }); }
+    static F add(F a, F b) { return each<F>([&](int i) { return vaddq_f32(a.q[i], b.q[i]); }); }
+    static F sub(F a, F b) { return each<F>([&](int i) { return vsubq_f32(a.q[i], b.q[i]); }); }
+    static F mul(F a, F b) { return each<F>([&](int i) { return vmulq_f32(a.q[i], b.q[i]); }); }
+    static F div(F a, F b) { return each<F>([&](int i) { return vdivq_f32(a.q[i], b.q[i]); }); }
+    static F fma(F a, F b, F c) { return each<F>([&](int i) { return vfmaq_f32(c.q[i], a.q[i], b.q[i]); }); }
+    // As the other lanes: the second where they do not compare.
+    static F max(F a, F b) { return each<F>([&](int i) { return vbslq_f32(vcgtq_f32(a.q[i], b.q[i]), a.q[i], b.q[i]); }); }
+    static F min(F a, F b) { return each<F>([&](int i) { return vbslq_f32(vcltq_f32(a.q[i], b.q[i]), a.q[i], b.q[i]); }); }
+    static F abs(F a) { return each<F>([&](int i) { return vabsq_f32(a.q[i]); }); }
+    static F round(F a) { return each<F>([&](int i) { return vrndnq_f32(a.q[i]); }); }
+    static F pow2(F n) {
+        return each<F>([&](int i) {
+            return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n.q[i]), vdupq_n_s32(127)), 23));
+        });
+    }
+    static float sum(F x) {
+        const float32x4_t four = vaddq_f32(vaddq_f32(x.q[0], x.q[2]), vaddq_f32(x.q[1], x.q[3]));
+        const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+        return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+    }
+    static float largest(F x) {
+        float v[16];
+        store(v, x);
+        for (int i = 1; i < 16; ++i) v[0] = v[0] > v[i] ? v[0] : v[i];
+        return v[0];
+    }
+
+    static I izero() { return each<I>([](int) { return vdupq_n_s32(0); }); }
+    static I iload(const int32_t* p) { return each<I>([=](int i) { return vld1q_s32(p + 4 * i); }); }
+    static I isub(I a, I b) { return each<I>([&](int i) { return vsubq_s32(a.q[i], b.q[i]); }); }
+    static I nibble(B x, int shift) {
+        return each<I>([&](int i) {
+            const uint32x4_t moved = vshlq_u32(vreinterpretq_u32_u8(x.q[i]), vdupq_n_s32(-shift));
+            return vreinterpretq_s32_u32(vandq_u32(moved, vdupq_n_u32(15)));
+        });
+    }
+    static F to_float(I x) { return each<F>([&](int i) { return vcvtq_f32_s32(x.q[i]); }); }
+    static void store_s8(int8_t* p, F x) {
+        const auto words = [&](int i) {
+            return vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(x.q[i])), vqmovn_s32(vcvtnq_s32_f32(x.q[i + 1])));
+        };
+        vst1q_s8(p, vcombine_s8(vqmovn_s16(words(0)), vqmovn_s16(words(2))));
+    }
+
+    static B bload(const void* p) {
+        const auto* bytes = static_cast<const uint8_t*>(p);
+        return each<B>([=](int i) { return vld1q_u8(bytes + 16 * i); });
+    }
+    static B bset1(int32_t four) { return each<B>([=](int) { return vreinterpretq_u8_s32(vdupq_n_s32(four)); }); }
+    static B low_nibbles(B x) { return each<B>([&](int i) { return vandq_u8(x.q[i], vdupq_n_u8(15)); }); }
+    static B high_nibbles(B x) { return each<B>([&](int i) { return vshrq_n_u8(x.q[i], 4); }); }
+    // Unsigned times signed without the newest instructions: in 16 bits, exact.
+    static I dp4(I acc, B u, B s) {
+        return each<I>([&](int i) {
+            const int16x8_t u0 = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(u.q[i])));
+            const int16x8_t u1 = vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(u.q[i])));
+            const int8x16_t bytes = vreinterpretq_s8_u8(s.q[i]);
+            const int16x8_t s0 = vmovl_s8(vget_low_s8(bytes)), s1 = vmovl_s8(vget_high_s8(bytes));
+            const int32x4_t a = vmull_s16(vget_low_s16(u0), vget_low_s16(s0)), b = vmull_high_s16(u0, s0);
+            const int32x4_t c = vmull_s16(vget_low_s16(u1), vget_low_s16(s1)), d = vmull_high_s16(u1, s1);
+            return vaddq_s32(acc.q[i], vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d)));
+        });
+    }
+};
+
+}  // namespace gamegen

@@ -1,0 +1,33 @@
+"""The operations of the native engine in every instruction set, compared bit by bit by a C++ program."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("cmake") and shutil.which("g++")), reason="needs cmake and g++")
+def test_operations_are_equal_on_this_cpu(tmp_path: Path) -> None:
+    subprocess.run(["cmake", "-S", ROOT / "kernels" / "lab", "-B", tmp_path], check=True, capture_output=True)
+    subprocess.run(["cmake", "--build", tmp_path], check=True, capture_output=True)
+    told = subprocess.run([tmp_path / "parity"], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stdout
+    assert " 0 failures" in told.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-g++") and shutil.which("qemu-aarch64")),
+    reason="needs Debian's g++-aarch64-linux-gnu and qemu-user",
+)
+def test_neon_operations_are_equal_in_an_emulator() -> None:
+    told = subprocess.run([ROOT / "kernels" / "lab" / "check_neon.sh"], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "neon: " in told.stdout
+    assert " 0 failures" in told.stdout
