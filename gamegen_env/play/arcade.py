@@ -7,6 +7,7 @@ falls behind drops what it missed instead of hurrying after it.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -27,8 +28,9 @@ MAX_WORLDS = 4  # models and temperatures in use at once
 class Player:
     """One person: keys, rate, and a game, or two that are compared under the same keys."""
 
-    def __init__(self, publish: Callable[[Player, list[View]], None]) -> None:
-        self.publish = publish
+    def __init__(self, publish: Callable[[Player, list[View]], None], fail: Callable[[str], None]) -> None:
+        """Args: publish: called with new views; fail: with what ended a step. Both in the arcade's thread."""
+        self.publish, self.fail = publish, fail
         self.keys = KeyState()
         self.games: list[Game] = []
         self.rate = 15
@@ -82,15 +84,15 @@ class Arcade:
     def open(self, player: Player, rooms: list[tuple[str, float]]) -> None:
         """Give a player a slot in each room (model, temperature), instead of what it had.
 
-        Raises: ValueError if there is no place or room left, or the model is none.
+        Raises: ValueError if there is no place or room left, or the model is none; the player then keeps its games.
         """
-        worlds = [self._world(room) for room in rooms]
-        self.leave(player)
+        worlds = self.worlds(rooms)
         for room, world in zip(rooms, worlds, strict=True):
-            if not self._free[room]:
-                self.leave(player)
+            own = sum(game.world is world for game in player.games)
+            if len(self._free[room]) + own < rooms.count(room):
                 raise ValueError(f"players: expected at most {self.places}, and all places are taken")
-            player.games.append(Game(world, self._free[room].pop(0)))
+        self.leave(player)
+        player.games = [Game(world, self._free[room].pop(0)) for room, world in zip(rooms, worlds, strict=True)]
         self.players.append(player)
 
     def leave(self, player: Player) -> None:
@@ -102,18 +104,21 @@ class Arcade:
         if player in self.players:
             self.players.remove(player)
 
-    def _world(self, room: tuple[str, float]) -> World:
-        if room not in self._worlds:
-            for other in [r for r, free in self._free.items() if len(free) == 2 * self.places]:
-                if len(self._worlds) >= MAX_WORLDS:  # nobody plays there
-                    self._worlds.pop(other).close()
-                    self._free.pop(other)
-            if len(self._worlds) >= MAX_WORLDS:
-                raise ValueError(f"models: expected at most {MAX_WORLDS} models and temperatures in use at once")
-            # Twice the places: everybody may compare a model with itself under another temperature.
-            self._worlds[room] = World(room[0], 2 * self.places, engine=self.engine, temperature=room[1])
-            self._free[room] = list(range(2 * self.places))
-        return self._worlds[room]
+    def worlds(self, rooms: list[tuple[str, float]]) -> list[World]:
+        """Return the worlds of models and temperatures, loaded if need be. Raises: ValueError as `open`."""
+        missing = [room for room in dict.fromkeys(rooms) if room not in self._worlds]
+        idle = [r for r, free in self._free.items() if len(free) == 2 * self.places and r not in rooms]
+        surplus = len(self._worlds) + len(missing) - MAX_WORLDS
+        if surplus > len(idle):
+            raise ValueError(f"models: expected at most {MAX_WORLDS} models and temperatures in use at once")
+        # Twice the places: everybody may compare a model with itself under another temperature.
+        made = {room: World(room[0], 2 * self.places, engine=self.engine, temperature=room[1]) for room in missing}
+        for room in idle[: max(0, surplus)]:  # nobody plays there
+            self._free.pop(room)
+            self._worlds.pop(room).close()
+        for room, world in made.items():
+            self._worlds[room], self._free[room] = world, list(range(2 * self.places))
+        return [self._worlds[room] for room in rooms]
 
     # --- The thread ---
 
@@ -133,12 +138,29 @@ class Arcade:
                     return
                 jobs, self._jobs = list(self._jobs), deque()
             for future, job in jobs:
+                # Whoever asked may have gone; from here on nobody can cancel it any more.
+                if not future.set_running_or_notify_cancel():
+                    continue
                 try:
                     future.set_result(job())
                 except Exception as error:
                     future.set_exception(error)
             now = time.perf_counter()
-            self.tick([player for player in self.players if player.playing and player.due <= now])
+            due = [player for player in self.players if player.playing and player.due <= now]
+            try:
+                self.tick(due)
+            except Exception:
+                self._alone(due)
+
+    def _alone(self, due: list[Player]) -> None:
+        """After a tick that failed: step players one by one; one that fails is paused and told."""
+        for player in due:
+            try:
+                self.tick([player])
+            except Exception as error:
+                logging.getLogger(__name__).exception("a player's step failed")
+                player.paused = True
+                player.fail(f"the game stopped: {error}")
 
     def tick(self, due: list[Player]) -> None:
         """Play one step of each player's games, one batch per world."""

@@ -88,7 +88,7 @@ class Server:
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         # The model is loaded before the first visitor comes.
-        await asyncio.wrap_future(self.arcade.call(lambda: self.arcade._world((self.models[0], self.temperature))))
+        await asyncio.wrap_future(self.arcade.call(lambda: self.arcade.worlds([(self.models[0], self.temperature)])))
         sweeper = asyncio.create_task(self.sweep())
         yield
         sweeper.cancel()
@@ -213,6 +213,8 @@ class Server:
         """Send the newest view whenever there is one; a slow browser gets fewer."""
         while session.connection is socket:
             await session.fresh.wait()
+            if (problem := session.problem()) is not None:
+                await socket.send_json({"error": problem})
             packet = session.packet()
             if packet is not None:
                 await socket.send_bytes(packet)

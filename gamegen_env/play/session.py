@@ -33,19 +33,32 @@ class Session:
         """Args: pictures: by name and fit, known from the start beside the packaged ones."""
         self.id = secrets.token_urlsafe(12)
         self.arcade, self.models, self._loop = arcade, models, loop
-        self.player = Player(self._publish)
+        self.player = Player(self._publish, self._fail)
         self.pictures = dict(pictures)
         self.recordings: dict[str, Recording] = {}
         self.fresh = asyncio.Event()
         self.connection: object | None = None  # the socket in use; an older one ends when it sees another here
         self.seen = time.monotonic()
         self._views: list[View] = []
+        self._problem: str | None = None
         self._budget, self._filled = float(MAX_MESSAGES), time.monotonic()
 
     # --- Views: from the arcade's thread to the socket ---
 
     def _publish(self, player: Player, views: list[View]) -> None:
         self._loop.call_soon_threadsafe(self._show, views)
+
+    def _fail(self, problem: str) -> None:
+        self._loop.call_soon_threadsafe(self._tell, problem)
+
+    def _tell(self, problem: str) -> None:
+        self._problem = problem
+        self.fresh.set()
+
+    def problem(self) -> str | None:
+        """Return what went wrong with the game since the last call, if anything did."""
+        problem, self._problem = self._problem, None
+        return problem
 
     def _show(self, views: list[View]) -> None:
         self._views = views  # a view that was not sent yet is late: dropped
@@ -145,25 +158,26 @@ class Session:
             raise ValueError(f"picture: expected an upload or one of {sorted(packaged_images())}, got {name!r:.40}")
 
         def job() -> list[View]:
+            for world in self.arcade.worlds(rooms):  # before a slot is given up or taken
+                got = (recording.fingerprint, recording.engine) if recording else None
+                if got and got != (world.fingerprint, world.engine_name):
+                    raise ValueError(
+                        f"recording: expected model {world.fingerprint} and engine {world.engine_name}, "
+                        f"got {got[0][:40]} and {got[1][:40]}"
+                    )
             self.arcade.open(self.player, rooms)
             views = []
             for game in self.player.games:
                 side = game.world.frame_shape[0]
-                if recording is not None and (game.world.fingerprint, game.world.engine_name) != (
-                    recording.fingerprint,
-                    recording.engine,
-                ):
-                    raise ValueError(
-                        f"recording: expected model {game.world.fingerprint} and engine {game.world.engine_name}, "
-                        f"got {recording.fingerprint} and {recording.engine}"
-                    )
                 if recording is not None:
                     picture = recording.picture
                 else:
                     fitted = self.pictures.get(name)
                     picture = fitted[fit] if fitted else load_image(packaged_images()[name], side, fit)
                 views.append(game.start(picture, seed, script))
-            self.player.due, self.player.paused, self.player.rewinding = time.perf_counter(), False, False
+            # The picture itself is seen for a moment first.
+            self.player.due = time.perf_counter() + 1 / (self.player.rate or RATES[-1])
+            self.player.paused = self.player.rewinding = False
             return views
 
         self._show(await self._call(job))
