@@ -3,13 +3,36 @@
 
 #include "ops.h"
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 namespace gamegen {
 
 extern const Ops scalar_ops;
 #if defined(__x86_64__)
 extern const Ops avx2_ops, avx512_ops;
 #elif defined(__aarch64__)
-extern const Ops neon_ops;
+extern const Ops neon_ops, neon_dot_ops, neon_i8mm_ops;
+
+#if defined(__linux__)
+static bool has_dot() { return getauxval(AT_HWCAP) & HWCAP_ASIMDDP; }
+static bool has_i8mm() { return getauxval(AT_HWCAP2) & HWCAP2_I8MM; }
+#elif defined(__APPLE__)
+static bool has(const char* feature) {
+    int value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname(feature, &value, &size, nullptr, 0) == 0 && value;
+}
+static bool has_dot() { return has("hw.optional.arm.FEAT_DotProd"); }
+static bool has_i8mm() { return has("hw.optional.arm.FEAT_I8MM"); }
+#else  // no way to ask
+static bool has_dot() { return false; }
+static bool has_i8mm() { return false; }
+#endif
 #endif
 
 static std::vector<const Ops*> usable() {  // the best last
@@ -23,6 +46,8 @@ static std::vector<const Ops*> usable() {  // the best last
         found.push_back(&avx512_ops);
 #elif defined(__aarch64__)
     found.push_back(&neon_ops);
+    if (has_dot()) found.push_back(&neon_dot_ops);
+    if (has_dot() && has_i8mm()) found.push_back(&neon_i8mm_ops);
 #endif
     return found;
 }

@@ -3,5 +3,5 @@
 
 namespace gamegen {
 extern const Ops neon_ops;
-const Ops neon_ops = Impl<Neon>::table();
+const Ops neon_ops = Impl<Neon<Dot::NONE>>::table();
 }  // namespace gamegen

@@ -1,4 +1,5 @@
-// Sixteen lanes in NEON (AArch64): four quarters.
+// Sixteen lanes in NEON (AArch64): four quarters. One text, three builds: plain ARMv8, with dot products (DotProd),
+// with dot products of unsigned by signed bytes (I8MM).
 #pragma once
 #include <arm_neon.h>
 
@@ -6,11 +7,13 @@
 
 namespace gamegen {
 
-struct Neon {
+enum class Dot { NONE, SIGNED, MIXED };
+
+template <Dot dot> struct Neon {
     struct F { float32x4_t q[4]; };
     struct I { int32x4_t q[4]; };
     struct B { uint8x16_t q[4]; };
-    static constexpr const char* name = "neon";
+    static constexpr const char* name = dot == Dot::NONE ? "neon" : dot == Dot::SIGNED ? "neon_dot" : "neon_i8mm";
     static constexpr int tile = 2;
 
     template <class R, class Fn> static R each(Fn fn) {
@@ -50,7 +53,8 @@ struct Neon {
     static float largest(F x) {
         float v[16];
         store(v, x);
-        for (int i = 1; i < 16; ++i) v[0] = v[0] > v[i] ? v[0] : v[i];
+        for (int w = 8; w; w /= 2)
+            for (int i = 0; i < w; ++i) v[i] = v[i] > v[i + w] ? v[i] : v[i + w];
         return v[0];
     }
 
@@ -78,17 +82,26 @@ struct Neon {
     static B bset1(int32_t four) { return each<B>([=](int) { return vreinterpretq_u8_s32(vdupq_n_s32(four)); }); }
     static B low_nibbles(B x) { return each<B>([&](int i) { return vandq_u8(x.q[i], vdupq_n_u8(15)); }); }
     static B high_nibbles(B x) { return each<B>([&](int i) { return vshrq_n_u8(x.q[i], 4); }); }
-    // Unsigned times signed without the newest instructions: in 16 bits, exact.
+    static int32x4_t dp4_1(int32x4_t acc, uint8x16_t u, int8x16_t s) {
+        if constexpr (dot == Dot::MIXED) {
+#ifdef __ARM_FEATURE_MATMUL_INT8
+            return vusdotq_s32(acc, u, s);
+#endif
+        } else if constexpr (dot == Dot::SIGNED) {
+#ifdef __ARM_FEATURE_DOTPROD
+            // u s = (u - 128) s - (-128) s
+            const int8x16_t centred = vreinterpretq_s8_u8(veorq_u8(u, vdupq_n_u8(0x80)));
+            return vsubq_s32(vdotq_s32(acc, centred, s), vdotq_s32(vdupq_n_s32(0), s, vdupq_n_s8(-128)));
+#endif
+        } else {
+            // A product of two bytes fits 16 bits, a sum of two does not.
+            const int16x8_t low = vmulq_s16(vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(u))), vmovl_s8(vget_low_s8(s)));
+            const int16x8_t high = vmulq_s16(vreinterpretq_s16_u16(vmovl_high_u8(u)), vmovl_high_s8(s));
+            return vaddq_s32(acc, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)));
+        }
+    }
     static I dp4(I acc, B u, B s) {
-        return each<I>([&](int i) {
-            const int16x8_t u0 = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(u.q[i])));
-            const int16x8_t u1 = vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(u.q[i])));
-            const int8x16_t bytes = vreinterpretq_s8_u8(s.q[i]);
-            const int16x8_t s0 = vmovl_s8(vget_low_s8(bytes)), s1 = vmovl_s8(vget_high_s8(bytes));
-            const int32x4_t a = vmull_s16(vget_low_s16(u0), vget_low_s16(s0)), b = vmull_high_s16(u0, s0);
-            const int32x4_t c = vmull_s16(vget_low_s16(u1), vget_low_s16(s1)), d = vmull_high_s16(u1, s1);
-            return vaddq_s32(acc.q[i], vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d)));
-        });
+        return each<I>([&](int i) { return dp4_1(acc.q[i], u.q[i], vreinterpretq_s8_u8(s.q[i])); });
     }
 };
 

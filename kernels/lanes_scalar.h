@@ -51,7 +51,8 @@ struct Scalar {
         return x.v[0];
     }
     static float largest(F x) {
-        for (int i = 1; i < 16; ++i) x.v[0] = x.v[0] > x.v[i] ? x.v[0] : x.v[i];
+        for (int w = 8; w; w /= 2)  // as a tree too: +0 and -0 tie, and the second is taken
+            for (int i = 0; i < w; ++i) x.v[i] = x.v[i] > x.v[i + w] ? x.v[i] : x.v[i + w];
         return x.v[0];
     }
 

@@ -53,6 +53,9 @@ template <class L> struct Impl {
 
     // --- Matrix products ---
 
+    // A row whose largest number is not above this counts as zero: 127 / largest must stay finite.
+    static constexpr float FAINT = 1e-30f;
+
     // One row as bytes: round(x * 127 / largest) + 128. Returns the scale that gives x back.
     static float quantise(const float* x, size_t k, uint8_t* bytes) {
         F top = L::zero();
@@ -60,7 +63,7 @@ template <class L> struct Impl {
         for (; i + 16 <= k; i += 16) top = L::max(top, L::abs(L::load(x + i)));
         if (i < k) top = L::max(top, L::abs(load_part(x + i, k - i)));
         const float largest = L::largest(top);
-        const F by = L::set1(largest > 0 ? 127.0f / largest : 0.0f);
+        const F by = L::set1(largest > FAINT ? 127.0f / largest : 0.0f);
         int8_t part[16];
         auto* signed_bytes = reinterpret_cast<int8_t*>(bytes);
         for (i = 0; i + 16 <= k; i += 16) L::store_s8(signed_bytes + i, L::round(L::mul(L::load(x + i), by)));
@@ -347,7 +350,7 @@ template <class L> struct Impl {
                     top = L::max(top, scaled[i]);
                 }
                 largest[g] = L::largest(top);
-                const F by = L::set1(largest[g] > 1e-30f ? 127.0f / largest[g] : 0.0f);
+                const F by = L::set1(largest[g] > FAINT ? 127.0f / largest[g] : 0.0f);
 #pragma GCC unroll 8
                 for (int i = 0; i < 4; ++i) L::store_s8(bytes[g] + 16 * i, L::round(L::mul(scaled[i], by)));
             }

@@ -1,0 +1,7 @@
+#include "lanes_neon.h"
+#include "ops_impl.h"
+
+namespace gamegen {
+extern const Ops neon_dot_ops;
+const Ops neon_dot_ops = Impl<Neon<Dot::SIGNED>>::table();
+}  // namespace gamegen

@@ -1,0 +1,7 @@
+#include "lanes_neon.h"
+#include "ops_impl.h"
+
+namespace gamegen {
+extern const Ops neon_i8mm_ops;
+const Ops neon_i8mm_ops = Impl<Neon<Dot::MIXED>>::table();
+}  // namespace gamegen
