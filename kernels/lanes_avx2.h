@@ -12,7 +12,7 @@ struct Avx2 {
     struct I { __m256i lo, hi; };
     using B = I;
     static constexpr const char* name = "avx2";
-    static constexpr int tile = 1;
+    static constexpr int tile = 1, int8_tile = 1;
 
     static F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
     static F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
@@ -31,6 +31,12 @@ struct Avx2 {
     static F fma(F a, F b, F c) { return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)}; }
     static F max(F a, F b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
     static F min(F a, F b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
+    template <int h> static F swap(F x) {
+        if constexpr (h == 8) return {x.hi, x.lo};
+        if constexpr (h == 4) return {_mm256_permute2f128_ps(x.lo, x.lo, 1), _mm256_permute2f128_ps(x.hi, x.hi, 1)};
+        constexpr int pairs = h == 2 ? 0x4E : 0xB1;
+        return {_mm256_permute_ps(x.lo, pairs), _mm256_permute_ps(x.hi, pairs)};
+    }
     static F abs(F a) {
         const __m256 sign = _mm256_set1_ps(-0.0f);
         return {_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi)};

@@ -13,6 +13,7 @@ struct Avx512 {
     using B = __m512i;
     static constexpr const char* name = "avx512";
     static constexpr int tile = 6;
+    static constexpr int int8_tile = 4;  // with 5 or more, GCC 12 runs short of registers and copies: half the speed
 
     static F zero() { return _mm512_setzero_ps(); }
     static F set1(float x) { return _mm512_set1_ps(x); }
@@ -29,6 +30,11 @@ struct Avx512 {
     static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
     static F max(F a, F b) { return _mm512_max_ps(a, b); }
     static F min(F a, F b) { return _mm512_min_ps(a, b); }
+    template <int h> static F swap(F x) {
+        constexpr int upper = h == 8 || h == 2 ? 0x4E : 0xB1;
+        if constexpr (h >= 4) return _mm512_shuffle_f32x4(x, x, upper);
+        return _mm512_permute_ps(x, upper);
+    }
     static F abs(F a) { return _mm512_abs_ps(a); }
     static F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
     static F pow2(F n) {

@@ -14,7 +14,7 @@ template <Dot dot> struct Neon {
     struct I { int32x4_t q[4]; };
     struct B { uint8x16_t q[4]; };
     static constexpr const char* name = dot == Dot::NONE ? "neon" : dot == Dot::SIGNED ? "neon_dot" : "neon_i8mm";
-    static constexpr int tile = 2;
+    static constexpr int tile = 2, int8_tile = 2;
 
     template <class R, class Fn> static R each(Fn fn) {
         R r;
@@ -38,6 +38,11 @@ template <Dot dot> struct Neon {
     // As the other lanes: the second where they do not compare.
     static F max(F a, F b) { return each<F>([&](int i) { return vbslq_f32(vcgtq_f32(a.q[i], b.q[i]), a.q[i], b.q[i]); }); }
     static F min(F a, F b) { return each<F>([&](int i) { return vbslq_f32(vcltq_f32(a.q[i], b.q[i]), a.q[i], b.q[i]); }); }
+    template <int h> static F swap(F x) {
+        if constexpr (h >= 4) return each<F>([&](int i) { return x.q[i ^ (h / 4)]; });
+        if constexpr (h == 2) return each<F>([&](int i) { return vextq_f32(x.q[i], x.q[i], 2); });
+        return each<F>([&](int i) { return vrev64q_f32(x.q[i]); });
+    }
     static F abs(F a) { return each<F>([&](int i) { return vabsq_f32(a.q[i]); }); }
     static F round(F a) { return each<F>([&](int i) { return vrndnq_f32(a.q[i]); }); }
     static F pow2(F n) {

@@ -15,7 +15,8 @@ struct Scalar {
     struct I { int32_t v[16]; };
     struct B { uint8_t v[64]; };
     static constexpr const char* name = "scalar";
-    static constexpr int tile = 2;  // rows that a matrix product takes at once
+    static constexpr int tile = 2;       // rows that a matrix product takes at once
+    static constexpr int int8_tile = 2;  // the same, in 8 bits
 
     template <class Fn> static F each(Fn fn) { F r; for (int i = 0; i < 16; ++i) r.v[i] = fn(i); return r; }
 
@@ -32,6 +33,8 @@ struct Scalar {
     static F fma(F a, F b, F c) { return each([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); }); }
     static F max(F a, F b) { return each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
     static F min(F a, F b) { return each([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
+    // Lane i gets lane i ^ h; h is 1, 2, 4 or 8.
+    template <int h> static F swap(F x) { return each([&](int i) { return x.v[i ^ h]; }); }
     static F abs(F a) { return each([&](int i) { return std::fabs(a.v[i]); }); }
     static F round(F a) { return each([&](int i) { return std::nearbyintf(a.v[i]); }); }  // half to even
     // 2^n for whole n in -126..127

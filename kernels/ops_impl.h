@@ -134,7 +134,7 @@ template <class L> struct Impl {
             }
     }
 
-    // fn<R>() for R = rows, at most L::tile.
+    // fn<R>() for R = rows, at most the R given.
     template <int R, class Fn> static void with_rows(size_t rows, Fn fn) {
         if constexpr (R > 1) {
             if (rows < static_cast<size_t>(R)) return with_rows<R - 1>(rows, fn);
@@ -150,14 +150,16 @@ template <class L> struct Impl {
             if (m.quantised())
                 for (size_t r = 0; r < some; ++r) scales[r] = quantise(x + (first + r) * x_stride, m.k, bytes + r * stride);
             for (size_t b = 0; b < m.blocks; ++b)
-                for (size_t r = 0; r < some; r += L::tile)
-                    with_rows<L::tile>(some - r, [&]<int R>() {
-                        float* to = out + (first + r) * m.width();
-                        if (m.quantised())
-                            block_i8<R>(m, b, bytes + r * stride, scales + r, to);
-                        else
-                            block_f32<R>(m, b, x + (first + r) * x_stride, x_stride, to);
-                    });
+                if (m.quantised())
+                    for (size_t r = 0; r < some; r += L::int8_tile)
+                        with_rows<L::int8_tile>(some - r, [&]<int R>() {
+                            block_i8<R>(m, b, bytes + r * stride, scales + r, out + (first + r) * m.width());
+                        });
+                else
+                    for (size_t r = 0; r < some; r += L::tile)
+                        with_rows<L::tile>(some - r, [&]<int R>() {
+                            block_f32<R>(m, b, x + (first + r) * x_stride, x_stride, out + (first + r) * m.width());
+                        });
         }
     }
 
@@ -186,15 +188,16 @@ template <class L> struct Impl {
     }
     static void scale(float* x, size_t n, float by) { map(x, n, x, [=](F v, size_t) { return L::mul(v, L::set1(by)); }); }
 
+    // Sums and differences of lanes h apart: lane i is x[i] + x[i + h], lane i + h is x[i] - x[i + h].
+    template <int h> INLINE static F butterfly(F x) {
+        float signs[16];
+        for (int i = 0; i < 16; ++i) signs[i] = i & h ? -1.0f : 1.0f;
+        return L::add(L::template swap<h>(x), L::mul(x, L::load(signs)));
+    }
+    INLINE static F hadamard16(F x) { return butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(x)))); }
     static void hadamard(float* x) {
-        for (size_t h = 1; h < 16; h *= 2)
-            for (size_t i = 0; i < HEAD; i += 2 * h)
-                for (size_t j = i; j < i + h; ++j) {
-                    const float a = x[j], b = x[j + h];
-                    x[j] = a + b;
-                    x[j + h] = a - b;
-                }
-        const F a = L::load(x), b = L::load(x + 16), c = L::load(x + 32), d = L::load(x + 48), eighth = L::set1(0.125f);
+        const F a = hadamard16(L::load(x)), b = hadamard16(L::load(x + 16)), c = hadamard16(L::load(x + 32)),
+                d = hadamard16(L::load(x + 48)), eighth = L::set1(0.125f);
         const F s = L::add(a, b), t = L::sub(a, b), u = L::add(c, d), v = L::sub(c, d);
         L::store(x, L::mul(L::add(s, u), eighth));
         L::store(x + 16, L::mul(L::add(t, v), eighth));
