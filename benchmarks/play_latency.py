@@ -38,7 +38,9 @@ async def frame(socket: ClientConnection) -> dict:
     while True:
         data = await socket.recv()
         if isinstance(data, bytes):
-            return json.loads(data[4 : 4 + int.from_bytes(data[:4], "little")])
+            head = json.loads(data[4 : 4 + int.from_bytes(data[:4], "little")])
+            await socket.send(json.dumps({"do": "drawn", "n": head["n"]}))
+            return head
         if "error" in (message := json.loads(data)):
             raise AssertionError(message["error"])
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import json
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 
@@ -21,8 +24,8 @@ from gamegen_env.image import encode_png
 from gamegen_env.play.arcade import Arcade
 from gamegen_env.play.game import EVERY, Game
 from gamegen_env.play.recording import Recording
-from gamegen_env.play.server import MAX_UPLOAD, Server
-from gamegen_env.play.session import MAX_MESSAGES
+from gamegen_env.play.server import AWAY, IDLE, MAX_UPLOAD, Server
+from gamegen_env.play.session import MAX_MESSAGES, Session
 from gamegen_env.play.terminal import half_blocks, keys_in
 from gamegen_env.world import World
 from tests.conftest import random_model
@@ -132,12 +135,29 @@ def test_broken_recordings_are_refused(picture: np.ndarray) -> None:
             (packed(game_json=json.dumps({**good, name: value}).encode(), picture_png=png), "recording: ")
             for name, value in (
                 ("keys", [99]), ("keys", [1.5]), ("keys", "x"), ("seed", -1), ("seed", True), ("temperature", "hot"),
-                ("format", "other"), ("more", 1),
+                ("format", "other"), ("more", 1), ("temperature", 10**400), ("temperature", float("nan")),
             )
         ),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             Recording.from_bytes(data, 64)
+    squeezed = io.BytesIO()
+    with zipfile.ZipFile(squeezed, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("game.json", json.dumps(good))
+        archive.writestr("picture.png", png)
+    with pytest.raises(ValueError, match="got another compression"):
+        Recording.from_bytes(squeezed.getvalue(), 64)
+    with pytest.raises(ValueError, match="expected at most 1000000 steps"):
+        recording(picture, keys=[0] * 1_000_001).to_bytes()
+
+
+def test_no_damaged_byte_of_a_recording_goes_unanswered(picture: np.ndarray) -> None:
+    data = recording(picture).to_bytes()
+    for at in range(0, len(data), 7):
+        damaged = bytearray(data)
+        damaged[at] ^= 0xFF
+        with contextlib.suppress(ValueError):
+            Recording.from_bytes(bytes(damaged), 64)
 
 
 # --- Server ---
@@ -163,18 +183,18 @@ class Browser:
         """Return the next message; of frames the head, with `frames` added."""
         message = self.socket.receive()  # type: ignore[attr-defined]
         if message["type"] == "websocket.close":
-            raise WebSocketDisconnect(message["code"])
+            raise WebSocketDisconnect(message["code"], str(message["code"]))
         if message.get("text"):
             return json.loads(message["text"])
         data = message["bytes"]
-        size = int.from_bytes(data[:4], "little")
-        head, at = json.loads(data[4 : 4 + size]), 4 + size
+        head, at = head_of(data), 4 + int.from_bytes(data[:4], "little")
         head["frames"] = []
         for view in head["views"]:
             n = view["side"] ** 2 * 3
             head["frames"].append(data[at : at + n])
             at += n
         assert at == len(data)
+        self.send(do="drawn", n=head["n"])
         return head
 
     def send(self, **message: object) -> None:
@@ -355,10 +375,119 @@ def test_foreign_pages_and_paths_are_refused(server: TestClient, endless: str) -
         assert client.get("/").status_code == 403
         assert client.get("/setup").status_code == 403
         assert client.get("/?token=secret").status_code == 200
+        assert client.get("/?token=%C3%A9").status_code == 403
         with pytest.raises(WebSocketDisconnect), client.websocket_connect("/socket?token=guess"):
             pass
         with client.websocket_connect("/socket?token=secret") as socket:
             assert "session" in socket.receive_json()
+
+
+# --- Trouble ---
+
+
+def test_a_recording_of_another_model_is_refused_and_the_game_goes_on(server: TestClient, picture: np.ndarray) -> None:
+    with server.websocket_connect("/socket") as socket:
+        browser = Browser(server, socket)
+        at = step_of(browser.start())
+        name = server.post(
+            "/recording", params={"session": browser.session}, content=recording(picture).to_bytes()
+        ).json()["name"]
+        browser.send(do="start", picture=name, rooms=[{"model": browser.model, "temperature": 1}])
+        assert "recording: expected model" in browser.error()
+        browser.until(lambda head: step_of(head) > at + 2)
+
+
+def test_a_step_that_fails_stops_its_own_game_only(server: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = World.step
+
+    def step(world: World, slots: list[int], actions: list[int]) -> object:
+        if world.engine.temperature == 0.25:
+            raise RuntimeError("out of tokens")
+        return real(world, slots, actions)
+
+    monkeypatch.setattr(World, "step", step)
+    with server.websocket_connect("/socket") as calm, server.websocket_connect("/socket") as socket:
+        bystander, browser = Browser(server, calm), Browser(server, socket)
+        bystander.start()
+        browser.send(do="start", picture="maze", rooms=[{"model": browser.model, "temperature": 0.25}])
+        head = browser.until(lambda head: head["trouble"])
+        assert head["paused"]
+        assert "the engine failed" in head["trouble"]
+        bystander.until(lambda head: step_of(head) > 5)
+        browser.start()
+
+
+def test_a_job_that_nobody_waits_for_harms_nobody() -> None:
+    arcade = Arcade(1, lambda keys: 0)
+    gate = threading.Event()
+    busy = arcade.call(gate.wait)
+    arcade.call(lambda: 1 / 0).cancel()
+    gate.set()
+    assert busy.result(10)
+    assert arcade.call(lambda: 7).result(10) == 7
+    assert isinstance(arcade.call(lambda: 1 / 0).exception(10), ZeroDivisionError)
+    arcade.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        arcade.call(lambda: 7)
+
+
+def test_a_browser_that_draws_nothing_gets_no_more_frames(world: World, picture: np.ndarray) -> None:
+    async def slow() -> None:
+        arcade = Arcade(1, lambda keys: 0)
+        session = Session(arcade, ("tiny",), {}, asyncio.get_running_loop())
+        game = Game(world, 1)
+        game.start(picture, 3)
+        session.player.games = [game]
+        session.attach(session)
+        numbers = []
+        for _ in range(5):
+            run(game, [1])
+            session.show(session.player.shown())
+            with contextlib.suppress(TimeoutError):
+                packet = await asyncio.wait_for(session.packet(session), 0.01)
+                assert packet is not None
+                numbers.append(head_of(packet)["views"][0]["step"])
+        assert numbers == [1, 2]
+        session.drawn(10**9)
+        packet = await session.packet(session)
+        assert packet is not None
+        assert head_of(packet)["views"][0]["step"] == 5  # the newest; 3 and 4 are dropped
+        session.attach(None)
+        assert await session.packet(session) is None
+        arcade.close()
+
+    asyncio.run(slow())
+
+
+def head_of(packet: bytes) -> dict:
+    return json.loads(packet[4 : 4 + int.from_bytes(packet[:4], "little")])
+
+
+def test_a_second_tab_takes_the_game_over(server: TestClient) -> None:
+    with server.websocket_connect("/socket") as one:
+        first = Browser(server, one)
+        first.start()
+        with server.websocket_connect(f"/socket?session={first.session}") as two:
+            second = Browser(server, two)
+            assert second.session == first.session
+            with pytest.raises(WebSocketDisconnect, match="4000"):
+                first.until(lambda head: False)
+            second.send(do="pause", on=False)
+            second.until(lambda head: not head["paused"])
+
+
+def test_those_who_fall_asleep_make_room(server: TestClient) -> None:
+    made = server.server  # type: ignore[attr-defined]
+    with server.websocket_connect("/socket") as socket:
+        browser = Browser(server, socket)
+        browser.start()
+        server.portal.call(made.tidy, time.monotonic())
+        assert browser.session in made.sessions
+        server.portal.call(made.tidy, time.monotonic() + AWAY + 1)
+        with pytest.raises(WebSocketDisconnect, match="4408"):
+            browser.until(lambda head: False)
+    server.portal.call(made.tidy, time.monotonic() + IDLE + 1)
+    assert browser.session not in made.sessions
 
 
 # --- Terminal ---

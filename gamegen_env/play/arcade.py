@@ -1,8 +1,8 @@
 """The hall of games: worlds, their slots, and the one thread that steps them at fixed rates.
 
-Everything that touches a world runs in that thread; others hand it jobs (`call`) and get views
-through `Player.publish`. A tick plays all games that are due in one batch per world. A game that
-falls behind drops what it missed instead of hurrying after it.
+Everything that touches a world runs in that thread; others hand it jobs (`call`) and are told what
+there is to see through `Player.publish`. A tick plays all games that are due in one batch per
+world. A game that falls behind drops what it missed instead of hurrying after it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,36 +25,76 @@ from gamegen_env.world import World
 RATES = (0, 15, 30, 60)  # frames per second; 0 is as fast as it goes
 MAX_WORLDS = 4  # models and temperatures in use at once
 
+Room = tuple[str, float]  # model, temperature
+# Frames (n, H, W, 3) uint8 -> probabilities of the tokens (n, N_ACTIONS) float64.
+Policy = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a player is told after a step or a job: plain values, safe in any thread."""
+
+    views: tuple[View, ...]
+    paused: bool
+    agent: bool
+    rate: int
+    step_ms: float  # smoothed time of the whole batch
+    pressed_at: float  # client clock of the newest key event that these views heed
+    places: tuple[int, ...]  # save slots in use
+    script: int  # steps of a recording still to be replayed
+    odds: tuple[float, ...]  # the agent's probabilities by action token, empty if it does not play
+    trouble: str = ""  # why the game stands still, if it failed
+
 
 class Player:
     """One person: keys, rate, and a game, or two that are compared under the same keys."""
 
-    def __init__(self, publish: Callable[[Player, list[View]], None], fail: Callable[[str], None]) -> None:
-        """Args: publish: called with new views; fail: with what ended a step. Both in the arcade's thread."""
-        self.publish, self.fail = publish, fail
+    def __init__(self, publish: Callable[[Shown], None]) -> None:
+        self.publish = publish
         self.keys = KeyState()
+        self.pressed_at = 0.0  # set after the keys, read before them: a view never claims a key it missed
         self.games: list[Game] = []
         self.rate = 15
         self.paused = True
         self.rewinding = False
+        self.agent = False
+        self.odds: tuple[float, ...] = ()
         self.due = 0.0
         self.step_ms = 0.0
-        self.pressed_at = 0.0  # client clock of the newest key event, echoed with the first view that heeds it
+        self.heeded_at = 0.0
+        self.dice = np.random.default_rng(0)  # the agent's own; what it did is in the game's keys
 
     @property
     def playing(self) -> bool:
         return bool(self.games) and not self.paused and not (self.games[0].over and not self.rewinding)
 
+    def shown(self, trouble: str = "") -> Shown:
+        """Say what there is to see. To be called in the arcade's thread."""
+        first = self.games[0] if self.games else None
+        return Shown(
+            views=tuple(game.view for game in self.games if game.view is not None),
+            paused=self.paused,
+            agent=self.agent,
+            rate=self.rate,
+            step_ms=round(self.step_ms, 2),
+            pressed_at=self.heeded_at,
+            places=tuple(sorted(first.places)) if first else (),
+            script=len(first.script) if first else 0,
+            odds=self.odds if self.agent else (),
+            trouble=trouble,
+        )
+
 
 class Arcade:
-    """Worlds with `places` slots each."""
+    """Worlds with two slots for each of `places` players."""
 
-    def __init__(self, places: int, engine: str = "auto", token: Callable[[KeyState], int] | None = None) -> None:
-        """Args: places: players at once; token: what held keys mean; needed before anybody plays."""
+    def __init__(self, places: int, token: Callable[[KeyState], int], engine: str = "auto") -> None:
+        """Args: places: players at once; token: what held keys mean, an action token."""
         self.places, self.engine = places, engine
-        self._token = token or (lambda keys: 0)
-        self._worlds: dict[tuple[str, float], World] = {}
-        self._free: dict[tuple[str, float], list[int]] = {}
+        self.policy: Policy | None = None
+        self._token = token
+        self._worlds: dict[Room, World] = {}
+        self._free: dict[Room, list[int]] = {}
         self.players: list[Player] = []
         self._jobs: deque[tuple[Future, Callable[[], Any]]] = deque()
         self._wake = threading.Condition()
@@ -72,21 +113,25 @@ class Arcade:
         return future
 
     def close(self) -> None:
+        """End the thread and give the worlds back; jobs that still wait are cancelled."""
         with self._wake:
             self._ending = True
             self._wake.notify()
         self._thread.join()
+        for future, _ in self._jobs:
+            future.cancel()
         for world in self._worlds.values():
             world.close()
 
     # --- Jobs: to be called in the arcade's thread ---
 
-    def open(self, player: Player, rooms: list[tuple[str, float]]) -> None:
-        """Give a player a slot in each room (model, temperature), instead of what it had.
+    def open(self, player: Player, rooms: list[Room]) -> None:
+        """Give a player a slot in each room, instead of what it had.
 
         Raises: ValueError if there is no place or room left, or the model is none; the player then keeps its games.
         """
-        worlds = self.worlds(rooms)
+        worlds = [self.world(room) for room in rooms]
+        self.leave(player)
         for room, world in zip(rooms, worlds, strict=True):
             own = sum(game.world is world for game in player.games)
             if len(self._free[room]) + own < rooms.count(room):
@@ -104,21 +149,19 @@ class Arcade:
         if player in self.players:
             self.players.remove(player)
 
-    def worlds(self, rooms: list[tuple[str, float]]) -> list[World]:
-        """Return the worlds of models and temperatures, loaded if need be. Raises: ValueError as `open`."""
-        missing = [room for room in dict.fromkeys(rooms) if room not in self._worlds]
-        idle = [r for r, free in self._free.items() if len(free) == 2 * self.places and r not in rooms]
-        surplus = len(self._worlds) + len(missing) - MAX_WORLDS
-        if surplus > len(idle):
-            raise ValueError(f"models: expected at most {MAX_WORLDS} models and temperatures in use at once")
-        # Twice the places: everybody may compare a model with itself under another temperature.
-        made = {room: World(room[0], 2 * self.places, engine=self.engine, temperature=room[1]) for room in missing}
-        for room in idle[: max(0, surplus)]:  # nobody plays there
-            self._free.pop(room)
-            self._worlds.pop(room).close()
-        for room, world in made.items():
-            self._worlds[room], self._free[room] = world, list(range(2 * self.places))
-        return [self._worlds[room] for room in rooms]
+    def world(self, room: Room) -> World:
+        """Return the world of a room, loaded if need be. Raises: ValueError if there are too many rooms."""
+        if room not in self._worlds:
+            for other in [r for r, free in self._free.items() if len(free) == 2 * self.places]:
+                if len(self._worlds) >= MAX_WORLDS:  # nobody plays there
+                    self._worlds.pop(other).close()
+                    self._free.pop(other)
+            if len(self._worlds) >= MAX_WORLDS:
+                raise ValueError(f"models: expected at most {MAX_WORLDS} models and temperatures in use at once")
+            # Twice the places: everybody may compare a model with itself under another temperature.
+            self._worlds[room] = World(room[0], 2 * self.places, engine=self.engine, temperature=room[1])
+            self._free[room] = list(range(2 * self.places))
+        return self._worlds[room]
 
     # --- The thread ---
 
@@ -138,9 +181,8 @@ class Arcade:
                     return
                 jobs, self._jobs = list(self._jobs), deque()
             for future, job in jobs:
-                # Whoever asked may have gone; from here on nobody can cancel it any more.
                 if not future.set_running_or_notify_cancel():
-                    continue
+                    continue  # whoever asked has gone
                 try:
                     future.set_result(job())
                 except Exception as error:
@@ -164,24 +206,45 @@ class Arcade:
 
     def tick(self, due: list[Player]) -> None:
         """Play one step of each player's games, one batch per world."""
-        now = time.perf_counter()
-        views: dict[int, list[View]] = {id(player): [] for player in due}
+        began = time.perf_counter()
+        failed: dict[int, str] = {}
         for player in due:
             # What was missed is dropped: the next frame is due one period from now at the latest.
-            period = 1 / player.rate if player.rate else 0.0
-            player.due = max(player.due + period, now)
-            if player.rewinding:
-                views[id(player)] = [game.seek(game.step - 1) for game in player.games]
+            player.due = max(player.due + (1 / player.rate if player.rate else 0.0), began)
         moving = [player for player in due if not player.rewinding]
-        for world in {id(g.world): g.world for player in moving for g in player.games}.values():
-            games = [(player, game) for player in moving for game in player.games if game.world is world]
-            tokens = [game.next_key(self._token(player.keys)) for player, game in games]
-            result = world.step([game.slot for _, game in games], tokens)
-            for i, ((_, game), token) in enumerate(zip(games, tokens, strict=True)):
-                game.accept(token, result, i)
-        for player in moving:
-            views[id(player)] = [game.view for game in player.games if game.view is not None]
-        spent = 1e3 * (time.perf_counter() - now)
+        tokens = dict(zip(map(id, moving), self._tokens(moving), strict=True))
         for player in due:
-            player.step_ms = float(np.float32(0.9 * player.step_ms + 0.1 * spent)) if player.step_ms else spent
-            player.publish(player, views[id(player)])
+            if player.rewinding:
+                for game in player.games:
+                    game.seek(game.step - 1)
+        for world in {id(g.world): g.world for player in moving for g in player.games}.values():
+            playing = [(player, game) for player in moving for game in player.games if game.world is world]
+            chosen = [game.next_key(tokens[id(player)]) for player, game in playing]
+            try:
+                result = world.step([game.slot for _, game in playing], chosen)
+            except Exception:  # one world's failure must not end the games of the others
+                logging.getLogger(__name__).exception("a step failed")
+                for player, _ in playing:
+                    player.paused, failed[id(player)] = True, "the engine failed; the server's log says why"
+                continue
+            for i, ((_, game), token) in enumerate(zip(playing, chosen, strict=True)):
+                game.accept(token, result, i)
+        spent = 1e3 * (time.perf_counter() - began)
+        for player in due:
+            player.step_ms = 0.9 * player.step_ms + 0.1 * spent if player.step_ms else spent
+            player.publish(player.shown(failed.get(id(player), "")))
+
+    def _tokens(self, players: list[Player]) -> list[int]:
+        """Return what each player plays next: by its keys, or by the agent in its place."""
+        tokens = []
+        for player in players:
+            player.heeded_at = player.pressed_at
+            tokens.append(self._token(player.keys))
+        led = [i for i, player in enumerate(players) if player.agent]
+        if led and self.policy is not None:
+            views = [players[i].games[0].view for i in led]
+            odds = self.policy(np.stack([view.frame for view in views if view is not None]))
+            for i, row in zip(led, odds, strict=True):
+                tokens[i] = int(players[i].dice.choice(len(row), p=row))
+                players[i].odds = tuple(np.round(row, 4).tolist())
+        return tokens

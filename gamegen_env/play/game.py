@@ -7,6 +7,7 @@ played again, to the same bits.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from gamegen_env.world import StepResult, World
 EVERY = 15  # steps between snapshots
 KEPT = 60  # snapshots; a game can go back KEPT * EVERY steps
 FILMED = 1800  # frames kept for a film
+SPARE = 300  # more frames, so that not every step moves the list
 PLACES = 9  # save slots
 
 
@@ -27,6 +29,7 @@ class View:
 
     frame: np.ndarray
     step: int
+    action: int  # token that led here
     score: float
     reward: float
     over: bool
@@ -51,7 +54,7 @@ class Game:
     def __init__(self, world: World, slot: int) -> None:
         self.world, self.slot = world, slot
         self.keys: list[int] = []  # action tokens since the start
-        self.script: list[int] = []  # keys still to be replayed
+        self.script: deque[int] = deque()  # keys still to be replayed
         self.picture = np.zeros(world.frame_shape, np.uint8)
         self.seed = 0
         self.marks: list[_Mark] = []
@@ -71,14 +74,14 @@ class Game:
         """Begin from a fitted picture (H, W, 3) uint8; `script` is played before the player's own keys."""
         frame = self.world.reset([self.slot], [picture], [seed])[0]
         self.picture, self.seed = picture.copy(), seed
-        self.keys, self.script, self.marks, self.places, self.film = [], list(script), [], {}, [frame]
-        self.view = View(frame, 0, 0.0, 0.0, False, 0, (0, 0), np.zeros((0, 2), np.int64))
+        self.keys, self.script, self.marks, self.places, self.film = [], deque(script), [], {}, [frame]
+        self.view = View(frame, 0, 0, 0.0, 0.0, False, 0, (0, 0), np.zeros((0, 2), np.int64))
         self._mark()
         return self.view
 
     def next_key(self, pressed: int) -> int:
         """Return the token to play: the script's, while it lasts, else what is pressed."""
-        return self.script.pop(0) if self.script else pressed
+        return self.script.popleft() if self.script else pressed
 
     def accept(self, token: int, result: StepResult, index: int) -> View:
         """Take one game's part of a step of the world."""
@@ -87,6 +90,7 @@ class Game:
         self.view = View(
             frame=result.frames[index],
             step=self.step,
+            action=token,
             score=score,
             reward=float(result.rewards[index]),
             over=bool(result.terminated[index]),
@@ -94,9 +98,9 @@ class Game:
             scroll=(int(result.scroll[index, 0]), int(result.scroll[index, 1])),
             tiles=self._tiles(result.cells[result.ptr[index] : result.ptr[index + 1]]),
         )
-        self.film = [*self.film[-FILMED + 1 :], self.view.frame] if len(self.film) >= FILMED else self.film
-        if len(self.film) < FILMED:
-            self.film.append(self.view.frame)
+        self.film.append(self.view.frame)
+        if len(self.film) > FILMED + SPARE:
+            del self.film[:-FILMED]
         if self.step % EVERY == 0:
             self._mark()
         return self.view
@@ -135,7 +139,7 @@ class Game:
         back = self.step - mark.step
         if back > 0:
             self.film = self.film[: max(1, len(self.film) - back)]
-        self.keys, self.view, self.script = keys[: mark.step], mark.view, []
+        self.keys, self.view, self.script = keys[: mark.step], mark.view, deque()
         for token in keys[mark.step :]:
             self.accept(token, self.world.step([self.slot], [token]), 0)
         assert self.view is not None

@@ -23,12 +23,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from gamegen_env.image import FITS, encode_gif, encode_png, load_image, packaged_images
 from gamegen_env.keyboard import KEY_MAPS, KeyState, action_ids
 from gamegen_env.play.arcade import RATES, Arcade
+from gamegen_env.play.messages import heed
 from gamegen_env.play.session import Session
 
 PAGE = {"": "text/html", "play.js": "text/javascript", "style.css": "text/css"}
 MAX_UPLOAD = 16 << 20  # bytes
 MAX_MESSAGE = 8 << 10  # bytes
 IDLE = 300.0  # seconds without a connection, after which a session's place is given away
+AWAY = 900.0  # seconds without a key or a click, after which a connection ends
 SIDE = 64  # pixels of a frame
 POLICY = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; style-src 'self'; script-src 'self'"
 
@@ -65,7 +67,8 @@ class Server:
         self.picture = picture if picture in packaged_images() else Path(picture).stem[:40]
         fitted = {fit: load_image(picture, SIDE, fit) for fit in FITS}
         self.own = {} if picture in packaged_images() else {self.picture: fitted}
-        self.arcade = Arcade(players, engine, token_of)
+        self.arcade = Arcade(players, token_of, engine)
+        self.decoding = asyncio.Semaphore(1)  # pictures and films at once: each may take hundreds of MB
         self.sessions: dict[str, Session] = {}
         routes: list[Any] = [Route(f"/{name}", self.page) for name in PAGE]
         routes += [
@@ -88,19 +91,27 @@ class Server:
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         # The model is loaded before the first visitor comes.
-        await asyncio.wrap_future(self.arcade.call(lambda: self.arcade.worlds([(self.models[0], self.temperature)])))
+        await asyncio.wrap_future(self.arcade.call(lambda: self.arcade.world((self.models[0], self.temperature))))
         sweeper = asyncio.create_task(self.sweep())
         yield
         sweeper.cancel()
         await asyncio.to_thread(self.arcade.close)
 
     async def sweep(self) -> None:
-        """Give away the places of those who left."""
+        """Give away the places of those who left, and part from those who have fallen asleep."""
         while True:
             await asyncio.sleep(IDLE / 10)
-            for session in list(self.sessions.values()):
-                if session.connection is None and time.monotonic() - session.seen > IDLE:
-                    await self.forget(session)
+            await self.tidy(time.monotonic())
+
+    async def tidy(self, now: float) -> None:
+        """Do so once. Args: now: seconds, as `time.monotonic` counts."""
+        for session in list(self.sessions.values()):
+            socket = session.connection
+            if socket is None and now - session.seen > IDLE:
+                await self.forget(session)
+            elif isinstance(socket, WebSocket) and now - session.active > AWAY:
+                with suppress(WebSocketDisconnect, RuntimeError):
+                    await socket.close(4408)
 
     async def forget(self, session: Session) -> None:
         self.sessions.pop(session.id, None)
@@ -108,7 +119,9 @@ class Server:
 
     def check(self, connection: HTTPConnection) -> None:
         """Raises: PermissionError if a token is needed and another one came."""
-        if self.token and not secrets.compare_digest(connection.query_params.get("token", ""), self.token):
+        if self.token and not secrets.compare_digest(
+            connection.query_params.get("token", "").encode(), self.token.encode()
+        ):
             raise PermissionError("expected the token that the server printed in its URL")
 
     def session(self, request: Request) -> Session:
@@ -150,12 +163,14 @@ class Server:
         if not same_origin(request):
             raise PermissionError("expected a request from this page, got one from another")
         data = bytearray()
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > MAX_UPLOAD:
-                return JSONResponse({"error": f"upload: expected at most {MAX_UPLOAD} bytes, got more"}, 413)
-        add = session.add_picture if request.url.path == "/picture" else session.add_recording
-        name = await asyncio.to_thread(add, bytes(data), SIDE)
+        async with session.uploading:
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > MAX_UPLOAD:
+                    return JSONResponse({"error": f"upload: expected at most {MAX_UPLOAD} bytes, got more"}, 413)
+            add = session.add_picture if request.url.path == "/picture" else session.add_recording
+            async with self.decoding:
+                name = await asyncio.to_thread(add, bytes(data), SIDE)
         return JSONResponse({"name": name})
 
     async def download(self, request: Request) -> Response:
@@ -164,10 +179,9 @@ class Server:
         if request.url.path == "/recording":
             body, kind, name = await session.recording(), "application/zip", "game.gamegen"
         else:
-            if not session.player.games:
-                raise ValueError("film: expected a game to be started first")
-            frames = list(session.player.games[0].film)
-            body = await asyncio.to_thread(encode_gif, frames, 4, session.player.rate or 15)
+            frames, fps = await session.film()
+            async with self.decoding:
+                body = await asyncio.to_thread(encode_gif, frames, 4, fps)
             kind, name = "image/gif", "game.gif"
         return Response(body, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
@@ -179,22 +193,18 @@ class Server:
         except PermissionError:
             await socket.close(4403)
             return
-        session = self.sessions.get(socket.query_params.get("session", ""))
+        session = self.sessions.get(socket.query_params.get("session", "")) or self.admit()
         if session is None:
-            if sum(s.connection is not None for s in self.sessions.values()) >= self.players:
-                await socket.accept()
-                await socket.send_json({"error": f"players: expected at most {self.players}, and all places are taken"})
-                await socket.close(4409)
-                return
-            # Those who wait for a reload that never came make room.
-            for other in [s for s in self.sessions.values() if s.connection is None][
-                : max(0, len(self.sessions) + 1 - self.players)
-            ]:
-                await self.forget(other)
-            session = Session(self.arcade, self.models, self.own, asyncio.get_running_loop())
-            self.sessions[session.id] = session
-        session.connection = socket
+            await socket.accept()
+            await socket.send_json({"error": f"players: expected at most {self.players}, and all places are taken"})
+            await socket.close(4409)
+            return
+        former = session.connection
+        session.attach(socket)
         await socket.accept()
+        if isinstance(former, WebSocket):
+            with suppress(WebSocketDisconnect, RuntimeError):
+                await former.close(4000)  # the same game in another tab
         await socket.send_json({"session": session.id, "playing": bool(session.player.games)})
         sender = asyncio.create_task(self.send(session, socket))
         try:
@@ -204,28 +214,31 @@ class Server:
             with suppress(asyncio.CancelledError, WebSocketDisconnect, RuntimeError):
                 await sender
             if session.connection is socket:
-                session.connection = None
+                session.attach(None)
                 session.player.paused = True
                 session.player.keys.clear()
-                session.seen = time.monotonic()
+
+    def admit(self) -> Session | None:
+        """Return a new session, or None if all places are taken. Those who wait for a reload make room."""
+        if len(self.sessions) >= self.players:
+            waiting = [s for s in self.sessions.values() if s.connection is None]
+            if not waiting:
+                return None
+            gone = self.sessions.pop(min(waiting, key=lambda s: s.seen).id)
+            self.arcade.call(lambda: self.arcade.leave(gone.player))
+        session = Session(self.arcade, self.models, self.own, asyncio.get_running_loop())
+        self.sessions[session.id] = session
+        return session
 
     async def send(self, session: Session, socket: WebSocket) -> None:
-        """Send the newest view whenever there is one; a slow browser gets fewer."""
-        while session.connection is socket:
-            await session.fresh.wait()
-            if (problem := session.problem()) is not None:
-                await socket.send_json({"error": problem})
-            packet = session.packet()
-            if packet is not None:
-                await socket.send_bytes(packet)
+        """Send the newest view whenever there is one and the browser has drawn the last ones."""
+        while (packet := await session.packet(socket)) is not None:
+            await socket.send_bytes(packet)
 
     async def listen(self, session: Session, socket: WebSocket) -> None:
         while True:
             message = await socket.receive()
             if message["type"] == "websocket.disconnect":
-                return
-            if session.connection is not socket:
-                await socket.close(4000)
                 return
             if not session.allowed():
                 await socket.send_json({"error": "messages: expected fewer per second, got too many"})
@@ -234,7 +247,7 @@ class Server:
             try:
                 if message.get("text") is None:
                     raise ValueError("message: expected text, got bytes")
-                await session.heed(message["text"])
+                await heed(session, message["text"])
             except (ValueError, FileNotFoundError) as error:
                 await socket.send_json({"error": str(error)})
 

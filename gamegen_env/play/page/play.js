@@ -20,9 +20,10 @@ async function connect() {
   if (!keymap) prepare();
   socket = new WebSocket(`${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/socket?${query()}`);
   socket.binaryType = 'arraybuffer';
-  socket.onmessage = ({ data }) => (typeof data === 'string' ? heed(JSON.parse(data)) : show(data));
+  socket.onmessage = ({ data }) => (typeof data === 'string' ? heed(JSON.parse(data)) : arrive(data));
   socket.onclose = ({ code }) => {
     if (code === 4000) return say('This game goes on in another tab.');
+    if (code === 4408) return say('Nobody touched a key for a while. Reload to go on.');
     if (code >= 4400) return code === 4409 || say('The server refused the connection.', true);
     say('Connection lost. Trying again …', true);
     setTimeout(connect, 1000);
@@ -48,19 +49,25 @@ function start(name) {
   const temperature = Number($('temperature').value), rooms = [{ model: $('model').value, temperature }];
   if ($('other').value) rooms.push({ model: $('other').value, temperature });
   send({ do: 'start', picture, rooms, seed: Number($('seed').value), fit: $('fit').value });
-  $('second').hidden = rooms.length < 2;
   for (const image of $('gallery').children) image.classList.toggle('on', image.dataset.name === name);
   say('Press the keys.');
 }
 
 // --- Frames ---
 
+// Only the newest frame is drawn, when the browser is about to paint; the server sends more once it has heard so.
 const arrivals = [];
-let newest = 0;
+let newest = 0, waiting = null;
+function arrive(buffer) {
+  if (!waiting) requestAnimationFrame(() => { const latest = waiting; waiting = null; show(latest); });
+  waiting = buffer;
+}
+
 function show(buffer) {
   const size = new DataView(buffer).getUint32(0, true);
   head = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, size)));
   let at = 4 + size;
+  $('second').hidden = head.views.length < 2;
   head.views.forEach((view, i) => {
     const n = view.side * view.side, rgb = new Uint8Array(buffer, at, 3 * n), image = new ImageData(view.side, view.side);
     for (let p = 0; p < n; p++) {
@@ -73,6 +80,7 @@ function show(buffer) {
     $(`screen${i}`).getContext('2d').putImageData(image, 0, 0);
     overlay($(`over${i}`), view);
   });
+  send({ do: 'drawn', n: head.n });
   figures();
 }
 
@@ -112,7 +120,8 @@ function figures() {
   $('latency').textContent = head.step_ms.toFixed(1);
   if (head.pressed_at > newest) {
     newest = head.pressed_at;
-    requestAnimationFrame(() => { $('photon').textContent = (performance.now() - head.pressed_at).toFixed(0); });
+    // The frame is on its way to the screen: one refresh later it can be seen.
+    requestAnimationFrame((now) => { $('photon').textContent = (now - newest).toFixed(0); });
   }
   const told = [view.step, view.score, view.reward, view.tokens, view.scroll.join(', ')];
   [...$('inside').querySelectorAll('dd')].forEach((cell, i) => { cell.textContent = told[i]; });
