@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import io
 import json
 import threading
@@ -417,6 +418,34 @@ def test_a_step_that_fails_stops_its_own_game_only(server: TestClient, monkeypat
         browser.start()
 
 
+def test_a_way_back_that_fails_stops_its_own_game_only(server: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    with server.websocket_connect("/socket") as calm, server.websocket_connect("/socket") as socket:
+        bystander, browser = Browser(server, calm), Browser(server, socket)
+        bystander.start()
+        browser.start()
+        browser.until(lambda head: step_of(head) > 2)
+        monkeypatch.setattr(Game, "seek", lambda game, step: 1 / 0)
+        browser.send(do="rewind", on=True)
+        assert browser.until(lambda head: head["trouble"])["paused"]
+        monkeypatch.undo()
+        at = step_of(bystander.until(lambda head: True))
+        bystander.until(lambda head: step_of(head) > at + 2)
+        browser.start()
+
+
+def test_who_vanishes_while_going_back_goes_on_forwards(server: TestClient) -> None:
+    with server.websocket_connect("/socket") as socket:
+        browser = Browser(server, socket)
+        browser.start()
+        browser.until(lambda head: step_of(head) > 2)
+        browser.send(do="rewind", on=True)
+        browser.until(lambda head: step_of(head) == 0)
+    with server.websocket_connect(f"/socket?session={browser.session}") as socket:
+        again = Browser(server, socket)
+        again.send(do="pause", on=False)
+        again.until(lambda head: step_of(head) > 2)
+
+
 def test_a_job_that_nobody_waits_for_harms_nobody() -> None:
     arcade = Arcade(1, lambda keys: 0)
     gate = threading.Event()
@@ -442,7 +471,9 @@ def test_a_browser_that_draws_nothing_gets_no_more_frames(world: World, picture:
         numbers = []
         for _ in range(5):
             run(game, [1])
-            session.show(session.player.shown())
+            late, now = session.player.shown(), session.player.shown()
+            session.show(now)
+            session.show(dataclasses.replace(late, views=()))  # overtaken on its way: not shown
             with contextlib.suppress(TimeoutError):
                 packet = await asyncio.wait_for(session.packet(session), 0.01)
                 assert packet is not None

@@ -43,7 +43,8 @@ class Shown:
     places: tuple[int, ...]  # save slots in use
     script: int  # steps of a recording still to be replayed
     odds: tuple[float, ...]  # the agent's probabilities by action token, empty if it does not play
-    trouble: str = ""  # why the game stands still, if it failed
+    trouble: str  # why the game stands still, if it failed
+    number: int  # later ones have larger numbers
 
 
 class Player:
@@ -62,14 +63,17 @@ class Player:
         self.due = 0.0
         self.step_ms = 0.0
         self.heeded_at = 0.0
+        self.trouble = ""  # until the player starts, goes on or goes elsewhere
+        self._told = 0
         self.dice = np.random.default_rng(0)  # the agent's own; what it did is in the game's keys
 
     @property
     def playing(self) -> bool:
         return bool(self.games) and not self.paused and not (self.games[0].over and not self.rewinding)
 
-    def shown(self, trouble: str = "") -> Shown:
+    def shown(self) -> Shown:
         """Say what there is to see. To be called in the arcade's thread."""
+        self._told += 1
         first = self.games[0] if self.games else None
         return Shown(
             views=tuple(game.view for game in self.games if game.view is not None),
@@ -81,7 +85,8 @@ class Player:
             places=tuple(sorted(first.places)) if first else (),
             script=len(first.script) if first else 0,
             odds=self.odds if self.agent else (),
-            trouble=trouble,
+            trouble=self.trouble,
+            number=self._told,
         )
 
 
@@ -207,7 +212,6 @@ class Arcade:
     def tick(self, due: list[Player]) -> None:
         """Play one step of each player's games, one batch per world."""
         began = time.perf_counter()
-        failed: dict[int, str] = {}
         for player in due:
             # What was missed is dropped: the next frame is due one period from now at the latest.
             player.due = max(player.due + (1 / player.rate if player.rate else 0.0), began)
@@ -215,24 +219,33 @@ class Arcade:
         tokens = dict(zip(map(id, moving), self._tokens(moving), strict=True))
         for player in due:
             if player.rewinding:
-                for game in player.games:
-                    game.seek(game.step - 1)
+                try:
+                    for game in player.games:
+                        game.seek(game.step - 1)
+                except Exception:
+                    self._stop([player])
         for world in {id(g.world): g.world for player in moving for g in player.games}.values():
             playing = [(player, game) for player in moving for game in player.games if game.world is world]
             chosen = [game.next_key(tokens[id(player)]) for player, game in playing]
             try:
                 result = world.step([game.slot for _, game in playing], chosen)
             except Exception:  # one world's failure must not end the games of the others
-                logging.getLogger(__name__).exception("a step failed")
-                for player, _ in playing:
-                    player.paused, failed[id(player)] = True, "the engine failed; the server's log says why"
+                self._stop([player for player, _ in playing])
                 continue
             for i, ((_, game), token) in enumerate(zip(playing, chosen, strict=True)):
                 game.accept(token, result, i)
         spent = 1e3 * (time.perf_counter() - began)
         for player in due:
             player.step_ms = 0.9 * player.step_ms + 0.1 * spent if player.step_ms else spent
-            player.publish(player.shown(failed.get(id(player), "")))
+            player.publish(player.shown())
+
+    @staticmethod
+    def _stop(players: list[Player]) -> None:
+        """Pause those whose games have just failed, and have them told."""
+        logging.getLogger(__name__).exception("a step failed")
+        for player in players:
+            player.paused, player.rewinding = True, False
+            player.trouble = "the engine failed; the server's log says why"
 
     def _tokens(self, players: list[Player]) -> list[int]:
         """Return what each player plays next: by its keys, or by the agent in its place."""

@@ -111,6 +111,7 @@ async def _start(session: Session, message: dict) -> None:
         for game in player.games:
             game.start(picture(game.world.frame_shape[0]), seed, script)
         player.due, player.paused, player.rewinding = time.perf_counter(), False, False
+        player.trouble = ""
         player.agent = player.agent and not script
         player.dice = np.random.default_rng(seed)
         return player.shown()
@@ -124,6 +125,7 @@ async def _change(session: Session, job: Callable[[], None]) -> None:
     def changed() -> Shown:
         if not session.player.games:
             raise ValueError("message: expected a game to be started first")
+        session.player.trouble = ""
         job()
         return session.player.shown()
 

@@ -215,7 +215,7 @@ class Server:
                 await sender
             if session.connection is socket:
                 session.attach(None)
-                session.player.paused = True
+                session.player.paused, session.player.rewinding = True, False
                 session.player.keys.clear()
 
     def admit(self) -> Session | None:

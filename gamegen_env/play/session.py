@@ -39,6 +39,7 @@ class Session:
         self.connection: object | None = None  # the socket in use; an older one ends when it sees another here
         self.seen = self.active = time.monotonic()  # last sign of life; last act of a person
         self._shown: Shown | None = None
+        self._newest = 0  # number of the latest that was to be shown
         self._sent = self._drawn = 0
         self._stir = asyncio.Event()
         self._budget, self._filled = float(MAX_MESSAGES), time.monotonic()
@@ -49,9 +50,10 @@ class Session:
         self._loop.call_soon_threadsafe(self.show, shown)
 
     def show(self, shown: Shown) -> None:
-        """Have this sent next. What was not sent yet is late: dropped."""
-        self._shown = shown
-        self._stir.set()
+        """Have this sent next. What was not sent yet is late: dropped; so is what a later one has overtaken."""
+        if shown.number > self._newest:
+            self._shown, self._newest = shown, shown.number
+            self._stir.set()
 
     def drawn(self, number: int) -> None:
         """Take note that the browser has drawn a packet: there is room for another one."""
