@@ -110,7 +110,8 @@ async def _start(session: Session, message: dict) -> None:
         arcade.open(player, rooms)
         for game in player.games:
             game.start(picture(game.world.frame_shape[0]), seed, script)
-        player.due, player.paused, player.rewinding = time.perf_counter(), False, False
+        # The picture itself is seen for a moment before it moves.
+        player.due, player.paused, player.rewinding = time.perf_counter() + 1 / 15, False, False
         player.trouble = ""
         player.agent = player.agent and not script
         player.dice = np.random.default_rng(seed)
