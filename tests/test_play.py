@@ -27,7 +27,6 @@ from gamegen_env.play.game import EVERY, Game
 from gamegen_env.play.recording import Recording
 from gamegen_env.play.server import AWAY, IDLE, MAX_UPLOAD, Server
 from gamegen_env.play.session import MAX_MESSAGES, Session
-from gamegen_env.play.terminal import half_blocks, keys_in
 from gamegen_env.world import World
 from tests.conftest import random_model
 
@@ -519,77 +518,3 @@ def test_those_who_fall_asleep_make_room(server: TestClient) -> None:
             browser.until(lambda head: False)
     server.portal.call(made.tidy, time.monotonic() + IDLE + 1)
     assert browser.session not in made.sessions
-
-
-# --- Terminal ---
-
-
-def test_terminal_draws_two_pixels_per_character_and_reads_keys(picture: np.ndarray) -> None:
-    lines = half_blocks(picture).split("\r\n")
-    assert len(lines) == 32
-    assert lines[0].count("▀") == 64
-    r, g, b = picture[1, 0]
-    assert f"48;2;{r};{g};{b}m" in lines[0]
-    assert keys_in("\x1b[A dq\x1bOC") == ["ArrowUp", "Space", "KeyD", "q", "ArrowRight"]
-
-
-# --- Faults of one player ---
-
-
-def test_a_recording_of_another_model_is_refused_and_the_game_goes_on(server: TestClient, picture: np.ndarray) -> None:
-    """Refused before anything changes: neither this player's game nor anybody else's may end."""
-    with server.websocket_connect("/socket") as calm, server.websocket_connect("/socket") as socket:
-        bystander, browser = Browser(server, calm), Browser(server, socket)
-        bystander.start()
-        browser.start()
-        foreign = recording(picture, fingerprint="another", temperature=1.0).to_bytes()
-        name = server.post("/recording", params={"session": browser.session}, content=foreign).json()["name"]
-        browser.send(do="start", picture=name, rooms=[{"model": browser.model, "temperature": 1}], seed=1)
-        assert "recording: expected model" in browser.error()
-        for player in (browser, bystander):
-            player.send(do="pause", on=True)
-            at = step_of(player.until(lambda head: head["paused"]))
-            player.send(do="pause", on=False)
-            assert step_of(player.until(lambda head, at=at: step_of(head) >= at + 3)) >= at + 3
-
-
-def test_a_step_that_fails_stops_its_own_game_only(server: TestClient) -> None:
-    with server.websocket_connect("/socket") as calm, server.websocket_connect("/socket") as socket:
-        bystander, browser = Browser(server, calm), Browser(server, socket)
-        bystander.start()
-        browser.start()
-        made = server.server  # type: ignore[attr-defined]
-        game = made.sessions[browser.session].player.games[0]
-
-        def fail(*_: object) -> None:
-            raise RuntimeError("broken on purpose")
-
-        game.accept = fail
-        assert "the game stopped: broken on purpose" in browser.error()
-        at = step_of(bystander.until(lambda head: True))
-        bystander.until(lambda head: step_of(head) >= at + 5)
-        browser.start()  # a new game in the slot plays again
-
-
-def test_rooms_make_way_for_new_ones_but_not_for_each_other(server: TestClient) -> None:
-    with server.websocket_connect("/socket") as socket:
-        browser = Browser(server, socket)
-        for t in range(8):  # more temperatures than worlds, the last one's always wanted again
-            rooms = [{"model": browser.model, "temperature": (t + i) / 10} for i in range(2)]
-            browser.send(do="start", picture="maze", rooms=rooms, seed=1)
-            head = browser.until(lambda head: len(head["views"]) == 2 and step_of(head) == 0)
-            assert len(head["frames"]) == 2
-
-
-def test_a_job_whose_asker_has_gone_harms_nobody() -> None:
-    """A browser that disconnects in the middle of a request cancels it."""
-    arcade, busy = Arcade(1), threading.Event()
-    arcade.call(lambda: busy.wait(10))
-    gone = arcade.call(lambda: "never asked for")
-    during = arcade.call(lambda: running.cancel())
-    running = arcade.call(lambda: "asked for")
-    assert gone.cancel()
-    busy.set()
-    assert during.result(10) in (True, False)
-    assert arcade.call(lambda: "still here").result(10) == "still here"
-    arcade.close()

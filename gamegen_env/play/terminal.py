@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 import select
 import sys
 import termios
 import time
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 
+from gamegen_env.actions import meaning
 from gamegen_env.image import load_image
 from gamegen_env.keyboard import HID, KEY_MAPS, action_ids
 from gamegen_env.play.game import Game
@@ -24,25 +27,52 @@ SENT = {
     "w": "KeyW", "a": "KeyA", "s": "KeyS", "d": "KeyD", " ": "Space",
 }  # fmt: skip
 HOLD = 0.25  # seconds that a key counts as held after its last repeat
+# One key: an escape sequence, whole or (for now) cut off, or a character.
+KEY = re.compile(r"\x1b\[[0-9;?]*[@-~]|\x1bO.|(?P<cut>\x1b(?:\[[0-9;?]*|O)?$)|.", re.DOTALL)
 
 
 def half_blocks(frame: np.ndarray) -> str:
-    """Draw a frame (H, W, 3) uint8, H even, in H / 2 lines: the upper pixel as text, the lower as ground."""
+    """Draw a frame (H, W, 3) uint8, H even, in H / 2 lines: the upper pixel as text, the lower as ground.
+
+    Colours are named where they change, which makes a flat picture some 20 times smaller on the line.
+    """
     lines = []
     for upper, lower in zip(frame[::2].tolist(), frame[1::2].tolist(), strict=True):
-        cells = (f"\x1b[38;2;{a};{b};{c};48;2;{d};{e};{f}m▀" for (a, b, c), (d, e, f) in zip(upper, lower, strict=True))
-        lines.append("".join(cells) + "\x1b[0m")
+        line, before = [], None
+        for pair in zip(upper, lower, strict=True):
+            if pair != before:
+                (a, b, c), (d, e, f) = before = pair
+                line.append(f"\x1b[38;2;{a};{b};{c};48;2;{d};{e};{f}m")
+            line.append("▀")
+        lines.append("".join(line) + "\x1b[0m")
     return "\r\n".join(lines)
 
 
-def keys_in(text: str) -> list[str]:
-    """Return the keys in what a terminal has sent: KeyboardEvent.code names, and other characters as they are."""
-    keys = []
-    while text:
-        sequence = next((s for s in SENT if text.startswith(s)), text[0])
-        keys.append(SENT.get(sequence, sequence))
-        text = text[len(sequence) :]
-    return keys
+def fitted(frame: np.ndarray, columns: int, rows: int) -> np.ndarray:
+    """Shrink a frame (side, side, 3) uint8 to a terminal, one row left for the figures; its new side is even.
+
+    Raises: ValueError if the terminal is too small to show anything.
+    """
+    side = min(frame.shape[0], columns, 2 * (rows - 1)) // 2 * 2
+    if side < 16:
+        raise ValueError(f"--terminal: expected at least 16 columns and 9 rows, got {columns} and {rows}")
+    at = np.arange(side) * frame.shape[0] // side
+    return frame[at][:, at]
+
+
+def keys_in(text: str) -> tuple[list[str], str]:
+    """Split what a terminal has sent.
+
+    Returns: the keys, KeyboardEvent.code names or characters as they are, without sequences of keys that we do not
+             know; and the beginning of a sequence whose rest has not come yet.
+    """
+    keys: list[str] = []
+    for found in KEY.finditer(text):
+        if found["cut"]:
+            return keys, found["cut"]
+        if found[0] in SENT or not found[0].startswith("\x1b"):
+            keys.append(SENT.get(found[0], found[0]))
+    return keys, ""
 
 
 @contextmanager
@@ -60,24 +90,30 @@ def raw_terminal() -> Iterator[None]:
 
 
 def play(world: World, picture: str, seed: int, fps: int) -> None:
-    """Play until q. Backspace goes back, r starts again, p pauses.
+    """Play until q or Ctrl+C. Backspace goes back, r starts again, p pauses.
 
     Raises: OSError if standard input or output is no terminal.
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise OSError("--terminal: expected a terminal, got a pipe or a file")
+    with suppress(KeyboardInterrupt), raw_terminal():
+        _play(world, load_image(picture, world.frame_shape[0]), seed, fps)
+
+
+def _play(world: World, frame: np.ndarray, seed: int, fps: int) -> None:
     game, ids = Game(world, 0), action_ids("ale")
-    frame = load_image(picture, world.frame_shape[0])
     game.start(frame, seed)
     held: dict[str, float] = {}
-    paused = False
-    with raw_terminal():
-        while True:
-            began = time.perf_counter()
-            text = ""
-            while select.select([sys.stdin], [], [], 0)[0]:
-                text += sys.stdin.read(1)
-            for key in keys_in(text):
+    rest, paused = "", False
+    while True:
+        began = time.perf_counter()
+        while select.select([sys.stdin], [], [], 0)[0]:
+            # Not through sys.stdin: what that buffers, select does not see.
+            data = os.read(sys.stdin.fileno(), 4096)
+            if not data:
+                return  # the line is gone
+            keys, rest = keys_in(rest + data.decode(errors="replace"))
+            for key in keys:
                 if key == "q":
                     return
                 if key == "p":
@@ -88,13 +124,22 @@ def play(world: World, picture: str, seed: int, fps: int) -> None:
                     game.seek(game.step - 2)
                 else:
                     held[key] = began
-            down = [HID[code] for code, at in held.items() if code in HID and began - at < HOLD]
-            if not paused and not game.over:
-                token = ids[KEY_MAPS["ale"].action(down)]
-                game.accept(token, world.step([0], [token]), 0)
-            assert game.view is not None
-            state = "game over (r: again)" if game.over else "paused" if paused else "arrows and space play"
-            line = f"step {game.view.step}  score {game.view.score:+.0f}  {state}  p pause  backspace back  q quit"
-            sys.stdout.write(f"\x1b[H{half_blocks(game.view.frame)}\r\n{line}\x1b[K")
-            sys.stdout.flush()
-            time.sleep(max(0.0, 1 / fps - (time.perf_counter() - began)))
+        down = [HID[code] for code, at in held.items() if code in HID and began - at < HOLD]
+        if not paused and not game.over:
+            token = ids[KEY_MAPS["ale"].action(down)]
+            game.accept(token, world.step([0], [token]), 0)
+        _draw(game, paused)
+        time.sleep(max(0.0, 1 / fps - (time.perf_counter() - began)))
+
+
+def _draw(game: Game, paused: bool) -> None:
+    assert game.view is not None
+    columns, rows = os.get_terminal_size()
+    view = game.view
+    state = "game over (r: again)" if game.over else "paused" if paused else f"{meaning(view.action).lower():9s}"
+    line = (
+        f"step {view.step}  score {view.score:+.0f}  {state}  arrows space wasd play, p pause, backspace back, q quit"
+    )
+    # Written at once: cleared below the picture only, so that nothing flickers.
+    sys.stdout.write(f"\x1b[H{half_blocks(fitted(view.frame, columns, rows))}\r\n{line[: columns - 1]}\x1b[J")
+    sys.stdout.flush()
