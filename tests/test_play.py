@@ -478,7 +478,8 @@ def test_a_browser_that_draws_nothing_gets_no_more_frames(world: World, picture:
                 assert packet is not None
                 numbers.append(head_of(packet)["views"][0]["step"])
         assert numbers == [1, 2]
-        session.drawn(10**9)
+        session.drawn(10**9)  # never sent: no answer to anything
+        session.drawn(2)
         packet = await session.packet(session)
         assert packet is not None
         assert head_of(packet)["views"][0]["step"] == 5  # the newest; 3 and 4 are dropped
@@ -487,6 +488,30 @@ def test_a_browser_that_draws_nothing_gets_no_more_frames(world: World, picture:
         arcade.close()
 
     asyncio.run(slow())
+
+
+def test_answers_to_frames_are_not_too_many_messages(world: World, picture: np.ndarray) -> None:
+    async def fast() -> None:
+        arcade = Arcade(1, lambda keys: 0)
+        session = Session(arcade, ("tiny",), {}, asyncio.get_running_loop())
+        game = Game(world, 1)
+        game.start(picture, 3)
+        session.player.games = [game]
+        session.attach(session)
+        for _ in range(3 * MAX_MESSAGES):
+            session.show(session.player.shown())
+            packet = await session.packet(session)
+            assert packet is not None
+            assert session.allowed()
+            session.drawn(head_of(packet)["n"])
+        answers = 0
+        while session.allowed():
+            session.drawn(answers)
+            answers += 1
+        assert answers < 2 * MAX_MESSAGES  # but answers to nothing are
+        arcade.close()
+
+    asyncio.run(fast())
 
 
 def head_of(packet: bytes) -> dict:

@@ -57,8 +57,10 @@ class Session:
 
     def drawn(self, number: int) -> None:
         """Take note that the browser has drawn a packet: there is room for another one."""
-        self._drawn = max(self._drawn, min(number, self._sent))
-        self._stir.set()
+        if self._drawn < number <= self._sent:
+            self._drawn = number
+            self._budget += 1  # an answer to a frame is none of the messages that are too many
+            self._stir.set()
 
     def attach(self, connection: object | None) -> None:
         """Send to this connection from now on, beginning with what there is to see."""

@@ -34,7 +34,7 @@ KEY = re.compile(r"\x1b\[[0-9;?]*[@-~]|\x1bO.|(?P<cut>\x1b(?:\[[0-9;?]*|O)?$)|."
 def half_blocks(frame: np.ndarray) -> str:
     """Draw a frame (H, W, 3) uint8, H even, in H / 2 lines: the upper pixel as text, the lower as ground.
 
-    Colours are named where they change, which makes a flat picture some 20 times smaller on the line.
+    Colours are named only where they change: a flat picture is 8 KB on the line then, not 72.
     """
     lines = []
     for upper, lower in zip(frame[::2].tolist(), frame[1::2].tolist(), strict=True):
