@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
+from gamegen_env.agent import read_agent
 from gamegen_env.files import write_atomic
 from gamegen_env.sb3 import ImageGameVecEnv
 
@@ -59,7 +59,7 @@ def load_settings(folder: Path) -> dict[str, Any]:
 
     Raises: FileNotFoundError, or ValueError if the file is broken.
     """
-    return _read(folder)[1]
+    return read_agent(folder)[1]
 
 
 def load_agent(folder: Path, agent: PPO) -> PPO:
@@ -67,7 +67,7 @@ def load_agent(folder: Path, agent: PPO) -> PPO:
 
     Raises: FileNotFoundError, or ValueError if the file is broken or of another network.
     """
-    tensors, settings = _read(folder)
+    tensors, settings = read_agent(folder)
     try:
         agent.policy.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("policy.")})
     except RuntimeError as error:
@@ -80,20 +80,6 @@ def load_agent(folder: Path, agent: PPO) -> PPO:
     agent.policy.optimizer.load_state_dict(state)
     agent.num_timesteps = settings["num_timesteps"]
     return agent
-
-
-def _read(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    path = folder / "agent.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected an agent written by `python -m agents.train`, found none")
-    data = path.read_bytes()
-    try:
-        tensors = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        settings = json.loads(header["__metadata__"]["agent"])
-    except (SafetensorError, KeyError) as error:
-        raise ValueError(f"{path}: expected an agent written by `python -m agents.train`, got {error!r}") from None
-    return tensors, settings
 
 
 def _alone(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

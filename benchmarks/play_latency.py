@@ -110,7 +110,7 @@ def main() -> None:
         if not found:
             raise AssertionError("the server printed no URL")
         url, printed = found.group(0), time.perf_counter()
-        for part in ("", "play.js", "style.css", "setup"):
+        for part in ("", "play.js", "link.js", "screen.js", "keys.js", "intake.js", "style.css", "setup"):
             urllib.request.urlopen(url + part).read()
         report: dict[str, object] = {
             "engine": args.engine, "image": args.image, "start_s": printed - began,

@@ -11,6 +11,7 @@ which keeps pixel art sharp.
 from __future__ import annotations
 
 import io
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -60,12 +61,21 @@ def encode_png(picture: np.ndarray) -> bytes:
 
 
 def encode_gif(frames: Sequence[np.ndarray], scale: int, fps: float) -> bytes:
-    """Return frames (H, W, 3) uint8 as an endless animation, pixels enlarged `scale` times."""
+    """Return frames (H, W, 3) uint8 as an endless animation, pixels enlarged `scale` times.
+
+    GIF counts time in hundredths of a second, and browsers take one such step for a mistake: above 50 fps
+    frames are left out.
+    """
+    every = math.ceil(fps / 50)
+    # Colours are chosen before frames are enlarged: 16 times less work, a third of the memory.
     pictures = [
-        Image.fromarray(f).resize((f.shape[1] * scale, f.shape[0] * scale), Image.Resampling.NEAREST) for f in frames
+        Image.fromarray(f).quantize().resize((f.shape[1] * scale, f.shape[0] * scale), Image.Resampling.NEAREST)
+        for f in frames[::every]
     ]
     buffer = io.BytesIO()
-    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
+    pictures[0].save(
+        buffer, "GIF", save_all=True, append_images=pictures[1:], duration=10 * round(100 * every / fps), loop=0
+    )
     return buffer.getvalue()
 
 

@@ -412,7 +412,7 @@ def test_a_step_that_fails_stops_its_own_game_only(server: TestClient, monkeypat
         browser.send(do="start", picture="maze", rooms=[{"model": browser.model, "temperature": 0.25}])
         head = browser.until(lambda head: head["trouble"])
         assert head["paused"]
-        assert "the engine failed" in head["trouble"]
+        assert "the game failed" in head["trouble"]
         bystander.until(lambda head: step_of(head) > 5)
         browser.start()
 

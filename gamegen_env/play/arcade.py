@@ -216,7 +216,9 @@ class Arcade:
             # What was missed is dropped: the next frame is due one period from now at the latest.
             player.due = max(player.due + (1 / player.rate if player.rate else 0.0), began)
         moving = [player for player in due if not player.rewinding]
-        tokens = dict(zip(map(id, moving), self._tokens(moving), strict=True))
+        replaying = {id(player) for player in moving if player.games[0].script}
+        tokens = self._tokens(moving)
+        moving = [player for player in moving if id(player) in tokens]
         for player in due:
             if player.rewinding:
                 try:
@@ -232,8 +234,10 @@ class Arcade:
             except Exception:  # one world's failure must not end the games of the others
                 self._stop([player for player, _ in playing])
                 continue
-            for i, ((_, game), token) in enumerate(zip(playing, chosen, strict=True)):
+            for i, ((player, game), token) in enumerate(zip(playing, chosen, strict=True)):
                 game.accept(token, result, i)
+                # A recording that has just come to its end stays there.
+                player.paused |= id(player) in replaying and not game.script
         spent = 1e3 * (time.perf_counter() - began)
         for player in due:
             player.step_ms = 0.9 * player.step_ms + 0.1 * spent if player.step_ms else spent
@@ -245,19 +249,22 @@ class Arcade:
         logging.getLogger(__name__).exception("a step failed")
         for player in players:
             player.paused, player.rewinding = True, False
-            player.trouble = "the engine failed; the server's log says why"
+            player.trouble = "the game failed; the server's log says why"
 
-    def _tokens(self, players: list[Player]) -> list[int]:
-        """Return what each player plays next: by its keys, or by the agent in its place."""
-        tokens = []
+    def _tokens(self, players: list[Player]) -> dict[int, int]:
+        """Return what each player plays next, by id: by its keys, or by the agent, unless that fails, in its place."""
+        tokens = {}
         for player in players:
             player.heeded_at = player.pressed_at
-            tokens.append(self._token(player.keys))
-        led = [i for i, player in enumerate(players) if player.agent]
+            tokens[id(player)] = self._token(player.keys)
+        led = [player for player in players if player.agent and not player.games[0].script]
         if led and self.policy is not None:
-            views = [players[i].games[0].view for i in led]
-            odds = self.policy(np.stack([view.frame for view in views if view is not None]))
-            for i, row in zip(led, odds, strict=True):
-                tokens[i] = int(players[i].dice.choice(len(row), p=row))
-                players[i].odds = tuple(np.round(row, 4).tolist())
+            try:
+                odds = self.policy(np.stack([game.view.frame for game in (p.games[0] for p in led) if game.view]))
+                for player, row in zip(led, odds, strict=True):
+                    tokens[id(player)] = int(player.dice.choice(len(row), p=row))
+                    player.odds = tuple(np.round(row, 4).tolist())
+            except Exception:  # an agent's failure must not end anybody's game
+                self._stop(led)
+                return {key: token for key, token in tokens.items() if key not in set(map(id, led))}
         return tokens

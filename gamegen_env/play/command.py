@@ -3,6 +3,7 @@
     gamegen play
     gamegen play picture.png
     gamegen play --terminal picture.png          over SSH
+    gamegen play --agent runs/ppo                a trained agent can play, and hand over
 
 Prints a URL; the page takes pictures by drop, paste, upload and camera. Only this machine can reach it, unless
 --host says otherwise: then a token is in the URL.
@@ -14,9 +15,11 @@ import argparse
 import secrets
 import socket
 import webbrowser
+from pathlib import Path
 
 import uvicorn
 
+from gamegen_env.play.arcade import Policy
 from gamegen_env.play.server import MAX_MESSAGE, Server
 from gamegen_env.play.terminal import play
 from gamegen_env.world import World
@@ -38,6 +41,15 @@ class Announcing(uvicorn.Server):
                 webbrowser.open(self.url)
 
 
+def agent_in(folder: Path | None) -> Policy | None:
+    """Load an agent, and what it needs, only if one is asked for."""
+    if folder is None:
+        return None
+    from gamegen_env.agent import load_policy
+
+    return load_policy(folder)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="gamegen play", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -53,6 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one (default: %(default)s)")
     parser.add_argument("--engine", default="auto", choices=("auto", "native", "torch", "reference"))
+    parser.add_argument("--agent", type=Path, help="folder of an agent that can play, from `python -m agents.train`")
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.add_argument("--terminal", action="store_true", help="play here instead of in a browser")
     parser.add_argument("--seed", type=int, default=0, help="with --terminal")
@@ -77,6 +90,7 @@ def main(argv: list[str] | None = None) -> None:
         picture=args.image,
         hosts=names,
         token=token,
+        policy=agent_in(args.agent),
     )
     listener = socket.create_server(
         (args.host, args.port), family=socket.AF_INET6 if ":" in args.host else socket.AF_INET

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from gamegen_env.image import FITS, encode_gif, encode_png, load_image, packaged_images
+from gamegen_env.actions import N_ACTIONS, meaning
+from gamegen_env.image import FITS, encode_png, load_image, packaged_images
 from gamegen_env.keyboard import KEY_MAPS, KeyState, action_ids
-from gamegen_env.play.arcade import RATES, Arcade
+from gamegen_env.play.arcade import RATES, Arcade, Policy
+from gamegen_env.play.film import MEDIA, encode, kinds
+from gamegen_env.play.guard import HEADERS, check_origin, check_token, refuse
 from gamegen_env.play.messages import heed
 from gamegen_env.play.session import Session
 
-PAGE = {"": "text/html", "play.js": "text/javascript", "style.css": "text/css"}
+PAGE = {
+    "": "text/html", "style.css": "text/css",
+    **dict.fromkeys(("play.js", "link.js", "screen.js", "keys.js", "intake.js"), "text/javascript"),
+}  # fmt: skip
 MAX_UPLOAD = 16 << 20  # bytes
 MAX_MESSAGE = 8 << 10  # bytes
 IDLE = 300.0  # seconds without a connection, after which a session's place is given away
 AWAY = 900.0  # seconds without a key or a click, after which a connection ends
 SIDE = 64  # pixels of a frame
-POLICY = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; style-src 'self'; script-src 'self'"
 
 
 class Server:
@@ -48,12 +51,13 @@ class Server:
         picture: str = "gold",
         hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]", "::1"),
         token: str | None = None,
+        policy: Policy | None = None,
     ) -> None:
         """Set up; nothing is loaded before the application starts.
 
         Args:   models: packaged names or folders; picture: what a new page starts with, packaged or a path; hosts:
                 names under which the server may be called, against foreign pages that point a name of theirs here;
-                token: must then be in every URL.
+                token: must then be in every URL; policy: of an agent that may play.
         Raises: as `load_image`.
         """
         ids, key_map = action_ids("ale"), KEY_MAPS["ale"]
@@ -68,6 +72,7 @@ class Server:
         fitted = {fit: load_image(picture, SIDE, fit) for fit in FITS}
         self.own = {} if picture in packaged_images() else {self.picture: fitted}
         self.arcade = Arcade(players, token_of, engine)
+        self.arcade.policy = policy
         self.decoding = asyncio.Semaphore(1)  # pictures and films at once: each may take hundreds of MB
         self.sessions: dict[str, Session] = {}
         routes: list[Any] = [Route(f"/{name}", self.page) for name in PAGE]
@@ -85,7 +90,7 @@ class Server:
             routes=routes,
             middleware=middleware,
             lifespan=self.lifespan,
-            exception_handlers={ValueError: refuse, PermissionError: refuse, LookupError: refuse},
+            exception_handlers={ValueError: refuse, ImportError: refuse, PermissionError: refuse, LookupError: refuse},
         )
 
     @asynccontextmanager
@@ -117,13 +122,6 @@ class Server:
         self.sessions.pop(session.id, None)
         await asyncio.wrap_future(self.arcade.call(lambda: self.arcade.leave(session.player)))
 
-    def check(self, connection: HTTPConnection) -> None:
-        """Raises: PermissionError if a token is needed and another one came."""
-        if self.token and not secrets.compare_digest(
-            connection.query_params.get("token", "").encode(), self.token.encode()
-        ):
-            raise PermissionError("expected the token that the server printed in its URL")
-
     def session(self, request: Request) -> Session:
         name = request.query_params.get("session", "")
         if name not in self.sessions:
@@ -134,17 +132,17 @@ class Server:
     async def page(self, request: Request) -> Response:
         name = request.url.path.lstrip("/")
         if not name:
-            self.check(request)
+            check_token(request, self.token)
         file = resources.files("gamegen_env") / "play" / "page" / (name or "index.html")
-        headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
-        return Response(file.read_bytes(), media_type=PAGE[name], headers=headers)
+        return Response(file.read_bytes(), media_type=PAGE[name], headers=HEADERS)
 
     async def setup(self, request: Request) -> Response:
-        self.check(request)
+        check_token(request, self.token)
         return JSONResponse({
             "models": list(self.models), "temperature": self.temperature, "rates": list(RATES), "players": self.players,
             "gallery": [*self.own, *sorted(packaged_images())], "picture": self.picture,
-            "keys": dict(KEY_MAPS["ale"].roles),
+            "keys": dict(KEY_MAPS["ale"].roles), "actions": [meaning(token) for token in range(N_ACTIONS)],
+            "agent": self.arcade.policy is not None, "films": kinds(),
         })  # fmt: skip
 
     async def gallery(self, request: Request) -> Response:
@@ -158,10 +156,9 @@ class Server:
         return Response(data, media_type="image/png", headers={"Cache-Control": "max-age=3600"})
 
     async def upload(self, request: Request) -> Response:
-        self.check(request)
+        check_token(request, self.token)
         session = self.session(request)
-        if not same_origin(request):
-            raise PermissionError("expected a request from this page, got one from another")
+        check_origin(request)
         data = bytearray()
         async with session.uploading:
             async for chunk in request.stream():
@@ -174,22 +171,22 @@ class Server:
         return JSONResponse({"name": name})
 
     async def download(self, request: Request) -> Response:
-        self.check(request)
+        check_token(request, self.token)
         session = self.session(request)
         if request.url.path == "/recording":
             body, kind, name = await session.recording(), "application/zip", "game.gamegen"
         else:
+            kind = request.query_params.get("kind", "gif")
             frames, fps = await session.film()
             async with self.decoding:
-                body = await asyncio.to_thread(encode_gif, frames, 4, fps)
-            kind, name = "image/gif", "game.gif"
+                body = await asyncio.to_thread(encode, kind, frames, fps)
+            kind, name = MEDIA[kind], f"game.{kind}"
         return Response(body, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
     async def socket(self, socket: WebSocket) -> None:
         try:
-            self.check(socket)
-            if not same_origin(socket):
-                raise PermissionError("expected a socket from this page, got one from another")
+            check_token(socket, self.token)
+            check_origin(socket)
         except PermissionError:
             await socket.close(4403)
             return
@@ -250,14 +247,3 @@ class Server:
                 await heed(session, message["text"])
             except (ValueError, FileNotFoundError) as error:
                 await socket.send_json({"error": str(error)})
-
-
-def same_origin(connection: HTTPConnection) -> bool:
-    """Tell whether a browser's request comes from our own page; programs send no Origin."""
-    origin = connection.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == connection.headers.get("host")
-
-
-async def refuse(request: Request, error: Exception) -> Response:
-    status = {PermissionError: 403, LookupError: 404}.get(type(error), 400)
-    return JSONResponse({"error": str(error)}, status)
