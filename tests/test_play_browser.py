@@ -202,3 +202,91 @@ def test_keys_are_released_when_the_window_loses_focus(page: Any) -> None:
     page.wait_for_selector("kbd.down")
     page.evaluate("window.dispatchEvent(new Event('blur'))")
     page.wait_for_function("!document.querySelector('kbd.down')")
+
+
+def test_two_keys_change_places_and_come_back(page: Any) -> None:
+    page.click("#legend kbd[data-code=Space]")
+    page.keyboard.press("KeyP")  # pauses, and goes on doing so
+    assert "has another use" in page.inner_text("#notice")
+    page.keyboard.press("KeyW")
+    spans = page.locator("#legend span").all_inner_texts()
+    assert [" ".join(s.split()) for s in spans if s.endswith(("up", "fire"))] == ["↑spaceup", "wfire"]
+    page.reload()
+    page.wait_for_selector("body[data-ready][data-step]")
+    page.keyboard.down("KeyW")
+    page.wait_for_function("document.querySelectorAll('#inside dd')[1].textContent === 'fire'")
+    page.keyboard.up("KeyW")
+    page.click("#legend .reset")
+    page.keyboard.down("KeyW")
+    page.wait_for_function("document.querySelectorAll('#inside dd')[1].textContent === 'up'")
+    page.keyboard.up("KeyW")
+
+
+def test_keys_that_are_not_the_games_are_the_browsers(page: Any) -> None:
+    prevented = page.evaluate(
+        "['F5', 'Tab', 'Enter', 'KeyQ', 'Space'].map((code) => !document.body.dispatchEvent("
+        "new KeyboardEvent('keydown', { code, cancelable: true, bubbles: true })))"
+    )
+    assert prevented == [False, False, False, False, True]
+    page.evaluate("window.dispatchEvent(new Event('blur'))")
+    page.focus("#pause")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#pause.paused")
+
+
+def test_a_reload_keeps_what_was_chosen_and_uploaded(page: Any, picture: np.ndarray, tmp_path: Path) -> None:
+    file = tmp_path / "mine.png"
+    file.write_bytes(encode_png(picture))
+    page.set_input_files("#file", str(file))
+    page.wait_for_selector("#gallery img.on[data-name^=upload-]")
+    page.fill("#seed", "7")
+    page.keyboard.press("Tab")
+    wait_for_step(page, 3)
+    page.reload()
+    page.wait_for_selector("#gallery img.on[data-name^=upload-]")
+    assert page.input_value("#seed") == "7"
+    loaded = "document.querySelector('#gallery img.on').naturalWidth"
+    page.wait_for_function(f"{loaded} === 64")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("KeyR")
+    page.wait_for_function("Number(document.body.dataset.step) <= 1")
+    assert page.locator("#gallery img.on[data-name^=upload-]").count() == 1
+
+
+def test_a_huge_file_is_refused_before_it_is_sent(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "huge.png").write_bytes(bytes(17 << 20))
+    page.set_input_files("#file", str(tmp_path / "huge.png"))
+    page.wait_for_function("document.getElementById('notice').textContent.includes('at most 16 are taken')")
+
+
+def test_games_and_films_are_saved_and_played_again(page: Any, tmp_path: Path) -> None:
+    wait_for_step(page, 8)
+    pause(page, True)
+    at, frame = step(page), pixels(page)
+    with page.expect_download() as saved:
+        page.click("#record")
+    saved.value.save_as(tmp_path / "game.gamegen")
+    with page.expect_download() as saved:
+        page.click("#films button")
+    saved.value.save_as(tmp_path / "game.gif")
+    assert Image.open(tmp_path / "game.gif").format == "GIF"
+    page.set_input_files("#file", str(tmp_path / "game.gamegen"))
+    page.wait_for_function("document.getElementById('notice').textContent.startsWith('Replaying')")
+    page.wait_for_selector("#pause.paused")
+    assert step(page) == at
+    assert np.array_equal(pixels(page), frame)
+
+
+def test_it_fits_a_telephone_and_is_touched(browser: Any, url: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(url)
+    page.wait_for_selector("body[data-ready][data-step]")
+    assert page.locator("#pad").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    button = page.locator("#pad [data-code=ArrowLeft]")
+    button.dispatch_event("pointerdown")
+    page.wait_for_selector("kbd.down[data-code=ArrowLeft]")
+    button.dispatch_event("pointerup")
+    page.wait_for_selector("kbd.down[data-code=ArrowLeft]", state="detached")
+    context.close()

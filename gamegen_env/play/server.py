@@ -142,13 +142,16 @@ class Server:
             "models": list(self.models), "temperature": self.temperature, "rates": list(RATES), "players": self.players,
             "gallery": [*self.own, *sorted(packaged_images())], "picture": self.picture,
             "keys": dict(KEY_MAPS["ale"].roles), "actions": [meaning(token) for token in range(N_ACTIONS)],
-            "agent": self.arcade.policy is not None, "films": kinds(),
+            "agent": self.arcade.policy is not None, "films": kinds(), "max_upload": MAX_UPLOAD,
         })  # fmt: skip
 
     async def gallery(self, request: Request) -> Response:
+        check_token(request, self.token)
         name = request.path_params["name"].removesuffix(".png")
-        if name in self.own:
-            data = encode_png(self.own[name]["crop"])
+        session = self.sessions.get(request.query_params.get("session", ""))
+        own = session.pictures if session else self.own
+        if name in own:
+            data = encode_png(own[name]["crop"])
         elif name in packaged_images():
             data = packaged_images()[name].read_bytes()
         else:
@@ -202,7 +205,8 @@ class Server:
         if isinstance(former, WebSocket):
             with suppress(WebSocketDisconnect, RuntimeError):
                 await former.close(4000)  # the same game in another tab
-        await socket.send_json({"session": session.id, "playing": bool(session.player.games)})
+        uploads = [name for name in session.pictures if name not in self.own]
+        await socket.send_json({"session": session.id, "playing": bool(session.player.games), "uploads": uploads})
         sender = asyncio.create_task(self.send(session, socket))
         try:
             await self.listen(session, socket)

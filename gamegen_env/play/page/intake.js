@@ -1,25 +1,21 @@
 // Pictures and games in: drop, paste, file, camera. Games and films out.
-import { $, query, say } from './link.js';
+import { $, game, query, say } from './link.js';
 
-export function intake(start) {
+// Pictures go to show(name), saved games to replay(name).
+export function intake(show, replay) {
   async function upload(file) {
-    const kind = file.name?.endsWith('.gamegen') ? 'recording' : 'picture';
+    const kind = file.name?.endsWith('.gamegen') ? 'recording' : 'picture', most = game.setup.max_upload;
+    if (file.size > most) return say(`That file has ${(file.size / 2 ** 20).toFixed(0)} MiB; at most ${most / 2 ** 20} are taken.`, true);
     say('One moment …');
-    const answer = await (await fetch(`${kind}?${query()}`, { method: 'POST', body: file })).json();
-    if (answer.error) return say(answer.error, true);
-    if (kind === 'picture') {
-      const image = document.createElement('img');
-      image.src = URL.createObjectURL(file);
-      image.alt = 'your picture';
-      image.dataset.name = answer.name;
-      image.onclick = () => start(answer.name);
-      $('gallery').prepend(image);
-    }
-    start(answer.name);
+    try {
+      const answer = await (await fetch(`${kind}?${query()}`, { method: 'POST', body: file })).json();
+      if (answer.error) say(answer.error, true);
+      else (kind === 'picture' ? show : replay)(answer.name);
+    } catch (error) { say(`It could not be sent: ${error.message}`, true); }
   }
   addEventListener('dragover', (event) => { event.preventDefault(); $('drop').hidden = false; });
   addEventListener('dragleave', (event) => { if (!event.relatedTarget) $('drop').hidden = true; });
-  addEventListener('drop', (event) => { event.preventDefault(); $('drop').hidden = true; if (event.dataTransfer.files[0]) upload(event.dataTransfer.files[0]); });
+  addEventListener('drop', (event) => { event.preventDefault(); $('drop').hidden = true; if (event.dataTransfer.files[0]) upload(event.dataTransfer.files[0]); else say('Drop a file: a picture, or a saved game.', true); });
   addEventListener('paste', (event) => { const file = event.clipboardData.files[0]; if (file) upload(file); });
   $('file').onchange = ({ target }) => { if (target.files[0]) upload(target.files[0]); target.value = ''; };
 
