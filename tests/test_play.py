@@ -75,8 +75,8 @@ def test_going_back_gives_the_same_frame_and_the_same_future(world: World, pictu
 
 def test_kept_moments_branch(world: World, picture: np.ndarray) -> None:
     game = Game(world, 0)
-    game.start(picture, 3)
-    run(game, TOKENS[:20])
+    first = game.start(picture, 3).frame
+    frames = run(game, TOKENS[:20])
     game.save(4)
     kept = game.view
     ahead = run(game, TOKENS[20:30])
@@ -88,10 +88,39 @@ def test_kept_moments_branch(world: World, picture: np.ndarray) -> None:
     game.seek(10)
     assert game.load(4).step == 20
     assert game.seek(16).step == 16
+    game.seek(5)
+    run(game, [8] * 3)
+    game.load(4)
+    past = [first, *frames]
+    assert [step for step, _ in game.film] == [0, 1, 2, 3, 4, 5, 20]  # no frame of another past
+    assert all(np.array_equal(frame, past[step]) for step, frame in game.film)
     with pytest.raises(ValueError, match=r"place: expected 1..9, got 10"):
         game.save(10)
     with pytest.raises(ValueError, match=r"place: expected one of \[4\], got 5"):
         game.load(5)
+
+
+def test_keys_of_a_branched_game_replay_to_its_frame(world: World, picture: np.ndarray) -> None:
+    dice, game = np.random.default_rng(1), Game(world, 0)
+    game.start(picture, 3)
+    for _ in range(200):
+        act = dice.random()
+        if act < 0.05:
+            game.save(int(dice.integers(1, 10)))
+        elif act < 0.1 and game.places:
+            game.load(int(dice.choice(list(game.places))))
+        elif act < 0.15:
+            game.seek(game.step - int(dice.integers(30)))
+        else:
+            run(game, [int(dice.integers(18))])
+    again = Game(world, 1)
+    again.start(picture, 3, game.keys)
+    while again.script:
+        run(again, [again.next_key(0)])
+    assert again.step == game.step > EVERY
+    assert again.view is not None
+    assert game.view is not None
+    assert np.array_equal(again.view.frame, game.view.frame)
 
 
 # --- Recording ---

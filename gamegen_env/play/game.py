@@ -59,7 +59,7 @@ class Game:
         self.seed = 0
         self.marks: list[_Mark] = []
         self.places: dict[int, tuple[_Mark, list[int]]] = {}
-        self.film: list[np.ndarray] = []
+        self.film: list[tuple[int, np.ndarray]] = []  # steps, ascending, and what they looked like
         self.view: View | None = None
 
     @property
@@ -74,7 +74,7 @@ class Game:
         """Begin from a fitted picture (H, W, 3) uint8; `script` is played before the player's own keys."""
         frame = self.world.reset([self.slot], [picture], [seed])[0]
         self.picture, self.seed = picture.copy(), seed
-        self.keys, self.script, self.marks, self.places, self.film = [], deque(script), [], {}, [frame]
+        self.keys, self.script, self.marks, self.places, self.film = [], deque(script), [], {}, [(0, frame)]
         self.view = View(frame, 0, 0, 0.0, 0.0, False, 0, (0, 0), np.zeros((0, 2), np.int64))
         self._mark()
         return self.view
@@ -98,7 +98,7 @@ class Game:
             scroll=(int(result.scroll[index, 0]), int(result.scroll[index, 1])),
             tiles=self._tiles(result.cells[result.ptr[index] : result.ptr[index + 1]]),
         )
-        self.film.append(self.view.frame)
+        self.film.append((self.step, self.view.frame))
         if len(self.film) > FILMED + SPARE:
             del self.film[:-FILMED]
         if self.step % EVERY == 0:
@@ -110,7 +110,7 @@ class Game:
         step = max(min(step, self.step), self.marks[0].step)
         while self.marks[-1].step > step:
             self.marks.pop()
-        return self._replay(self.marks[-1], self.keys[:step])
+        return self._replay(self.marks[-1], self.keys[:step], self.marks[-1].step)
 
     def save(self, place: int) -> None:
         """Keep this moment. Raises: ValueError on a place that does not exist."""
@@ -132,13 +132,16 @@ class Game:
         self.marks = [m for m in self.marks if m.step <= min(shared, mark.step)] or [mark]
         if self.marks[-1].step < mark.step:
             self.marks.append(mark)
-        return self._replay(mark, keys)
+        return self._replay(mark, keys, min(shared, mark.step))
 
-    def _replay(self, mark: _Mark, keys: list[int]) -> View:
+    def _replay(self, mark: _Mark, keys: list[int], shared: int) -> View:
+        """Go to a mark and play its keys from there on. Args: shared: steps that are also those of this game."""
         self.world.load(self.slot, mark.state)
-        back = self.step - mark.step
-        if back > 0:
-            self.film = self.film[: max(1, len(self.film) - back)]
+        # A film shows this past only: what lies between the shared steps and the mark is cut.
+        while self.film and self.film[-1][0] > shared:
+            self.film.pop()
+        if shared < mark.step or not self.film:
+            self.film.append((mark.step, mark.view.frame))
         self.keys, self.view, self.script = keys[: mark.step], mark.view, deque()
         for token in keys[mark.step :]:
             self.accept(token, self.world.step([self.slot], [token]), 0)

@@ -135,7 +135,7 @@ class Session:
         def job() -> tuple[list[np.ndarray], int]:
             if not self.player.games:
                 raise ValueError("film: expected a game to be started first")
-            return list(self.player.games[0].film), self.player.rate or 15
+            return [frame for _, frame in self.player.games[0].film], self.player.rate or 15
 
         return await self.call(job)
 
