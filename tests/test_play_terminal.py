@@ -20,6 +20,7 @@ import torch
 
 from gamegen_env.checkpoint import save_checkpoint
 from gamegen_env.config import ModelConfig
+from gamegen_env.image import load_image
 from gamegen_env.play.terminal import fitted, half_blocks, keys_in
 from tests.conftest import random_model
 
@@ -126,6 +127,10 @@ def test_a_frame_is_drawn_with_two_pixels_per_character(picture: np.ndarray) -> 
             for _ in blocks:
                 assert [*picture[2 * y, x], *picture[2 * y + 1, x]] == colours
                 x += 1
+
+
+def test_a_flat_picture_is_short_on_the_line() -> None:
+    assert len(half_blocks(load_image("gold", 64)).encode()) < 10_000
 
 
 @pytest.mark.parametrize(("columns", "rows", "side"), [(200, 60, 64), (80, 24, 46), (31, 60, 30), (64, 33, 64)])

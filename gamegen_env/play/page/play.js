@@ -73,7 +73,7 @@ function prepare(setup) {
   const option = (value, text = value) => new Option(text, value);
   $('model').replaceChildren(...setup.models.map((name) => option(name)));
   $('other').replaceChildren(option('', 'nothing'), ...setup.models.map((name) => option(name)));
-  $('rate').replaceChildren(...setup.rates.map((rate) => option(rate, rate ? `${rate} fps` : 'as fast as it goes')));
+  $('rate').replaceChildren(...setup.rates.map((rate) => option(rate, rate ? `${rate} fps` : 'no limit')));
   $('temperature').value = setup.temperature;
   $('agent').hidden = !setup.agent;
   $('gallery').replaceChildren(...setup.gallery.map((name) => picture(name)));
