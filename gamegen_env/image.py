@@ -53,6 +53,14 @@ def load_image(source: Source, size: int, fit: str = "crop") -> np.ndarray:
     return np.array(picture, np.uint8)
 
 
+def load_every_fit(source: Source, size: int) -> dict[str, np.ndarray]:
+    """Return a picture's frames by fit, decoded once. Arguments, frames and errors as `load_image`."""
+    if size < 1:
+        raise ValueError(f"size: expected at least 1 pixel, got {size!r}")
+    picture = _rgb(_open(source))
+    return {fit: np.array(_square(picture, size, fit), np.uint8) for fit in FITS}
+
+
 def encode_png(picture: np.ndarray) -> bytes:
     """Return a picture (H, W, 3) uint8 as a PNG file."""
     buffer = io.BytesIO()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gamegen_env.image import load_image, packaged_images
+from gamegen_env.image import FITS, load_every_fit, load_image, packaged_images
 
 RED, BLACK = (255, 0, 0), (0, 0, 0)
 
@@ -254,3 +254,12 @@ def test_packaged_images_load_by_name() -> None:
     assert len(packaged_images()) >= 8
     for name in packaged_images():
         assert load_image(name, 64).std() > 1
+
+
+def test_every_fit_is_what_each_alone_gives() -> None:
+    picture = halves(90, 40)
+    every = load_every_fit(picture, 64)
+    assert list(every) == list(FITS)
+    assert all(np.array_equal(frame, load_image(picture, 64, fit)) for fit, frame in every.items())
+    with pytest.raises(ValueError, match="expected an image that Pillow reads"):
+        load_every_fit(b"junk", 64)

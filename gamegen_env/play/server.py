@@ -19,7 +19,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gamegen_env.actions import N_ACTIONS, meaning
-from gamegen_env.image import FITS, encode_png, load_image, packaged_images
+from gamegen_env.image import encode_png, load_every_fit, packaged_images
 from gamegen_env.keyboard import KEY_MAPS, KeyState, action_ids
 from gamegen_env.play.arcade import RATES, Arcade, Policy
 from gamegen_env.play.film import MEDIA, encode, kinds
@@ -58,7 +58,7 @@ class Server:
         Args:   models: packaged names or folders; picture: what a new page starts with, packaged or a path; hosts:
                 names under which the server may be called, against foreign pages that point a name of theirs here;
                 token: must then be in every URL; policy: of an agent that may play.
-        Raises: as `load_image`.
+        Raises: as `load_every_fit`.
         """
         ids, key_map = action_ids("ale"), KEY_MAPS["ale"]
 
@@ -69,7 +69,7 @@ class Server:
         self.temperature = temperature
         # A picture of the caller's own stands in the gallery beside the packaged ones.
         self.picture = picture if picture in packaged_images() else Path(picture).stem[:40]
-        fitted = {fit: load_image(picture, SIDE, fit) for fit in FITS}
+        fitted = load_every_fit(picture, SIDE)
         self.own = {} if picture in packaged_images() else {self.picture: fitted}
         self.arcade = Arcade(players, token_of, engine)
         self.arcade.policy = policy

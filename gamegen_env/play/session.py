@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gamegen_env.image import FITS, load_image
+from gamegen_env.image import load_every_fit
 from gamegen_env.play.arcade import Arcade, Player, Shown
 from gamegen_env.play.recording import Recording
 
@@ -100,7 +100,7 @@ class Session:
 
     def add_picture(self, data: bytes, side: int) -> str:
         """Keep an uploaded picture, fitted in every way. Raises: ValueError if it is none."""
-        return self._keep(self.pictures, {fit: load_image(data, side, fit) for fit in FITS})
+        return self._keep(self.pictures, load_every_fit(data, side))
 
     def add_recording(self, data: bytes, side: int) -> str:
         """Keep an uploaded recording. Raises: ValueError if it is none."""
