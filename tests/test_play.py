@@ -446,6 +446,34 @@ def test_a_step_that_fails_stops_its_own_game_only(server: TestClient, monkeypat
         browser.start()
 
 
+def test_a_game_that_fails_after_the_step_stops_alone(server: TestClient) -> None:
+    with server.websocket_connect("/socket") as calm, server.websocket_connect("/socket") as socket:
+        bystander, browser = Browser(server, calm), Browser(server, socket)
+        bystander.start()
+        browser.start()
+        made = server.server  # type: ignore[attr-defined]
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("broken on purpose")
+
+        made.sessions[browser.session].player.games[0].accept = fail
+        assert "failed" in browser.until(lambda head: head["trouble"])["trouble"]
+        at = step_of(bystander.until(lambda head: True))
+        bystander.until(lambda head: step_of(head) >= at + 5)
+        browser.start()  # a new game in the slot plays again
+        browser.until(lambda head: step_of(head) >= 3)
+
+
+def test_rooms_make_way_for_new_ones_but_not_for_each_other(server: TestClient) -> None:
+    with server.websocket_connect("/socket") as socket:
+        browser = Browser(server, socket)
+        for t in range(8):  # more temperatures than worlds, the last one's always wanted again
+            rooms = [{"model": browser.model, "temperature": (t + i) / 10} for i in range(2)]
+            browser.send(do="start", picture="maze", rooms=rooms, seed=1)
+            head = browser.until(lambda head: len(head["views"]) == 2 and step_of(head) == 0)
+            assert len(head["frames"]) == 2
+
+
 def test_a_way_back_that_fails_stops_its_own_game_only(server: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     with server.websocket_connect("/socket") as calm, server.websocket_connect("/socket") as socket:
         bystander, browser = Browser(server, calm), Browser(server, socket)

@@ -135,8 +135,7 @@ class Arcade:
 
         Raises: ValueError if there is no place or room left, or the model is none; the player then keeps its games.
         """
-        worlds = [self.world(room) for room in rooms]
-        self.leave(player)
+        worlds = self.worlds(rooms)
         for room, world in zip(rooms, worlds, strict=True):
             own = sum(game.world is world for game in player.games)
             if len(self._free[room]) + own < rooms.count(room):
@@ -154,19 +153,21 @@ class Arcade:
         if player in self.players:
             self.players.remove(player)
 
-    def world(self, room: Room) -> World:
-        """Return the world of a room, loaded if need be. Raises: ValueError if there are too many rooms."""
-        if room not in self._worlds:
-            for other in [r for r, free in self._free.items() if len(free) == 2 * self.places]:
-                if len(self._worlds) >= MAX_WORLDS:  # nobody plays there
-                    self._worlds.pop(other).close()
-                    self._free.pop(other)
-            if len(self._worlds) >= MAX_WORLDS:
-                raise ValueError(f"models: expected at most {MAX_WORLDS} models and temperatures in use at once")
-            # Twice the places: everybody may compare a model with itself under another temperature.
-            self._worlds[room] = World(room[0], 2 * self.places, engine=self.engine, temperature=room[1])
-            self._free[room] = list(range(2 * self.places))
-        return self._worlds[room]
+    def worlds(self, rooms: list[Room]) -> list[World]:
+        """Return the worlds of rooms, loaded if need be. Raises: ValueError as `open`; nothing has changed then."""
+        missing = [room for room in dict.fromkeys(rooms) if room not in self._worlds]
+        idle = [r for r, free in self._free.items() if len(free) == 2 * self.places and r not in rooms]
+        surplus = len(self._worlds) + len(missing) - MAX_WORLDS
+        if surplus > len(idle):
+            raise ValueError(f"models: expected at most {MAX_WORLDS} models and temperatures in use at once")
+        # Twice the places: everybody may compare a model with itself under another temperature.
+        made = {room: World(room[0], 2 * self.places, engine=self.engine, temperature=room[1]) for room in missing}
+        for room in idle[: max(0, surplus)]:  # nobody plays there
+            self._free.pop(room)
+            self._worlds.pop(room).close()
+        for room, world in made.items():
+            self._worlds[room], self._free[room] = world, list(range(2 * self.places))
+        return [self._worlds[room] for room in rooms]
 
     # --- The thread ---
 
@@ -193,21 +194,7 @@ class Arcade:
                 except Exception as error:
                     future.set_exception(error)
             now = time.perf_counter()
-            due = [player for player in self.players if player.playing and player.due <= now]
-            try:
-                self.tick(due)
-            except Exception:
-                self._alone(due)
-
-    def _alone(self, due: list[Player]) -> None:
-        """After a tick that failed: step players one by one; one that fails is paused and told."""
-        for player in due:
-            try:
-                self.tick([player])
-            except Exception as error:
-                logging.getLogger(__name__).exception("a player's step failed")
-                player.paused = True
-                player.fail(f"the game stopped: {error}")
+            self.tick([player for player in self.players if player.playing and player.due <= now])
 
     def tick(self, due: list[Player]) -> None:
         """Play one step of each player's games, one batch per world."""
@@ -229,13 +216,18 @@ class Arcade:
         for world in {id(g.world): g.world for player in moving for g in player.games}.values():
             playing = [(player, game) for player in moving for game in player.games if game.world is world]
             chosen = [game.next_key(tokens[id(player)]) for player, game in playing]
+            # What fails in one game must not end the games of the others: not those of another world, nor, once the
+            # world has stepped, those of this one.
             try:
                 result = world.step([game.slot for _, game in playing], chosen)
-            except Exception:  # one world's failure must not end the games of the others
+            except Exception:
                 self._stop([player for player, _ in playing])
                 continue
             for i, ((player, game), token) in enumerate(zip(playing, chosen, strict=True)):
-                game.accept(token, result, i)
+                try:
+                    game.accept(token, result, i)
+                except Exception:
+                    self._stop([player])
                 # A recording that has just come to its end stays there.
                 player.paused |= id(player) in replaying and not game.script
         spent = 1e3 * (time.perf_counter() - began)

@@ -101,11 +101,11 @@ async def _start(session: Session, message: dict) -> None:
     def job() -> Shown:
         player, arcade = session.player, session.arcade
         if recording is not None:
-            world = arcade.world(rooms[0])
+            world = arcade.worlds(rooms)[0]
             here, there = (world.fingerprint, world.engine_name), (recording.fingerprint, recording.engine)
             if here != there:
                 raise ValueError(
-                    f"recording: expected model {here[0]} and engine {here[1]}, got {there[0]} and {there[1]}"
+                    f"recording: expected model {here[0]} and engine {here[1]}, got {there[0]:.40} and {there[1]:.40}"
                 )
         arcade.open(player, rooms)
         for game in player.games:

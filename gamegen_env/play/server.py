@@ -96,7 +96,7 @@ class Server:
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         # The model is loaded before the first visitor comes.
-        await asyncio.wrap_future(self.arcade.call(lambda: self.arcade.world((self.models[0], self.temperature))))
+        await asyncio.wrap_future(self.arcade.call(lambda: self.arcade.worlds([(self.models[0], self.temperature)])))
         sweeper = asyncio.create_task(self.sweep())
         yield
         sweeper.cancel()

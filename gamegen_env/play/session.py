@@ -32,7 +32,7 @@ class Session:
         """Args: pictures: by name and fit, known from the start beside the packaged ones."""
         self.id = secrets.token_urlsafe(12)
         self.arcade, self.models, self._loop = arcade, models, loop
-        self.player = Player(self._publish, self._fail)
+        self.player = Player(self._publish)
         self.pictures = dict(pictures)
         self.recordings: dict[str, Recording] = {}
         self.uploading = asyncio.Lock()
