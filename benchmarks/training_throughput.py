@@ -101,6 +101,8 @@ def main() -> None:
         if compiled:
             for block in model.blocks:
                 block.compile()
+            if model.ballistics is not None:
+                model.ballistics.compile(dynamic=True)
 
         def run(model: Transformer = model, bf16: bool = bf16, targets_only: bool = targets_only) -> None:
             with torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext():

@@ -83,13 +83,15 @@ class Ballistics(nn.Module):
         """
         m = self.map_cells
         aim = self.aim(hidden).float().unflatten(-1, (-1, 4))
-        place = self.follow(paths)[:, None] + aim[..., None, :2]  # (E, heads, K, 2)
-        precision = (F.softplus(aim[..., 2]) + SPREAD).pow(-2)[..., None, None, None]
-        axis = torch.arange(m, dtype=torch.float32, device=hidden.device)
-        apart = (axis - place[..., None] + m / 2) % m - m / 2  # (E, heads, K, 2, m)
-        row, col = (apart.square() * (-precision / 2)).softmax(-1).unbind(-2)
         scores = paths.scores - self.ageing[:, None] * paths.elapsed[:, None]
         # Beside a zero: an event may follow nothing at all.
         weights = torch.cat([torch.zeros_like(scores[..., :1]), scores], dim=-1).softmax(-1)[..., 1:]
-        led = torch.einsum("ehk,ehkr,ehkc->ehrc", weights, row, col).flatten(2)
-        return GAIN * ((1 + aim[..., 3:]) * led).sum(1)
+        # Paths last, where they are many, and heads folded into them: one product per event.
+        place = self.follow(paths).mT[:, None] + aim[..., :2, None]  # (E, heads, 2, K)
+        apart = torch.arange(m, dtype=torch.float32, device=hidden.device)[:, None] - place[..., None, :]
+        apart = apart - m * torch.round(apart / m)  # on the torus
+        precision = (F.softplus(aim[..., 2]) + SPREAD).pow(-2)[..., None, None, None]
+        row, col = (apart.square() * (-precision / 2)).softmax(-2).unbind(2)  # (E, heads, m, K)
+        row = row * (GAIN * (1 + aim[..., 3:]) * weights)[:, :, None]
+        row, col = (x.transpose(1, 2).flatten(2) for x in (row, col))
+        return (row @ col.mT).flatten(1)

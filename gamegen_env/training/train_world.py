@@ -226,6 +226,8 @@ def main(argv: list[str] | None = None) -> None:
     if not args.no_compile:
         for block in model.blocks:
             block.compile()
+        if model.ballistics is not None:
+            model.ballistics.compile(dynamic=True)  # as many events as a batch happens to have
         likelihood = torch.compile(vocabulary_likelihood, dynamic=True)
     tokens_per_step = world * sequence * args.batch
     print(f"{config.name}: {count_parameters(model) / 1e6:.1f}M parameters, {tokens_per_step} tokens per step")
