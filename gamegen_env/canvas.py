@@ -1,9 +1,10 @@
 """The canvas: what is on screen, for B slots, as pixels on the torus of the tile map.
 
 It keeps the pixels of the seed picture: a cell that was never updated shows the original,
-a cell whose code returns to one it had before shows the pixels remembered for it, and
-only new content comes from the tokenizer's decoder. Pixels of a cell that is not updated
-never change. No model and no grammar: it trusts the updates it is given.
+a cell whose code returns to one it had there shows the original again, and only new
+content comes from the tokenizer's decoder. What was decoded is never remembered: it bears
+traces of what stood beside it then, which would stay as trails. Pixels of a cell that is
+not updated never change. No model and no grammar: it trusts the updates it is given.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from gamegen_env.config import ModelConfig
 
 Place = tuple[int, slice, slice]
 
-_STATE = ("codes", "pixels", "origin", "memory_codes", "memory_pixels", "memory_next")
+_STATE = ("codes", "pixels", "original", "origin", "memory_codes", "memory_pixels", "memory_next")
 
 
 class CellCoder(Protocol):
@@ -45,6 +46,7 @@ class Canvas:
     Attributes (M = map_cells, c = cell_size, m = memory_per_cell, B slots):
         codes: (B, M * M) int32.
         pixels: (B, M * c, M * c, 3) uint8, the torus.
+        original: (B, M * M) bool, the cell shows pixels of a true picture, not decoded ones.
         origin: (B, 2) int32, the view's top left corner (x, y).
         memory_codes: (B, M * M, m) int32, -1 where empty; memory_pixels: (B, M * M, m, c, c, 3)
             uint8; memory_next: (B, M * M) int32, the entry to be replaced next.
@@ -60,6 +62,7 @@ class Canvas:
         b, n, m = num_slots, s.n_cells, s.memory_per_cell
         self.codes = np.zeros((b, n), np.int32)
         self.pixels = np.zeros((b, self.size, self.size, 3), np.uint8)
+        self.original = np.zeros((b, n), bool)
         self.origin = np.zeros((b, 2), np.int32)
         self.memory_codes = np.full((b, n, m), -1, np.int32)
         self.memory_pixels = np.zeros((b, n, m, c, c, 3), np.uint8)
@@ -85,6 +88,7 @@ class Canvas:
         spare = [(0, 0), (0, 1), (0, 1)]
         self.codes[slots] = np.pad(codes, spare, mode="edge").reshape(n, -1)
         self.cells()[slots] = np.pad(patches, [*spare, (0, 0), (0, 0), (0, 0)], mode="edge")
+        self.original[slots] = self._whole(np.zeros((n, 2), np.int32))
         self.origin[slots] = 0
         self.memory_codes[slots] = -1
         self.memory_pixels[slots] = 0
@@ -99,6 +103,7 @@ class Canvas:
         self._check_frames(slots, frames)
         for on_torus, on_screen in self._views(slots):
             self.pixels[on_torus] = frames[on_screen]
+        self.original[slots] |= self._whole(self.origin[slots])
 
     def apply(
         self, slots: np.ndarray, scrolls: np.ndarray, ptr: np.ndarray, cells: np.ndarray, codes: np.ndarray
@@ -119,23 +124,35 @@ class Canvas:
         painted = self.cells()
         old_pixels = painted[place]
 
-        remembered = self.memory_codes[slot, cells]
-        match = remembered == np.asarray(codes)[:, None]
+        match = self.memory_codes[slot, cells] == np.asarray(codes)[:, None]
         known = match.any(1)
         new_pixels = np.empty_like(old_pixels)
         new_pixels[known] = self.memory_pixels[slot[known], cells[known], match[known].argmax(1)]
         if not known.all():
             new = ~known
             new_pixels[new] = self.tokenizer.decode_cells(self._around(slot[new], cells[new]))
+        self._remember(slot, cells, old, old_pixels)
+        self.original[slot, cells] = known
+        painted[place] = new_pixels
 
-        match = remembered == old[:, None]
+    def _remember(self, slot: np.ndarray, cells: np.ndarray, codes: np.ndarray, pixels: np.ndarray) -> None:
+        """Keep what cells show and are about to lose: codes (k,), pixels (k, c, c, 3); true pixels only."""
+        true = self.original[slot, cells]
+        slot, cells, codes = slot[true], cells[true], codes[true]
+        match = self.memory_codes[slot, cells] == codes[:, None]
         stands = match.any(1)
         entry = np.where(stands, match.argmax(1), self.memory_next[slot, cells])
-        self.memory_codes[slot, cells, entry] = old
-        self.memory_pixels[slot, cells, entry] = old_pixels
+        self.memory_codes[slot, cells, entry] = codes
+        self.memory_pixels[slot, cells, entry] = pixels[true]
         advance = ~stands
         self.memory_next[slot[advance], cells[advance]] = (entry[advance] + 1) % self.memory_codes.shape[2]
-        painted[place] = new_pixels
+
+    def _whole(self, origins: np.ndarray) -> np.ndarray:
+        """Return which cells (n, M * M) are on screen in full, views at `origins` (n, 2)."""
+        m, c = self.map_cells, self.cell_size
+        apart = (np.arange(m) * c - origins[..., None]) % self.size  # of a cell's first pixel from the view's
+        whole = apart <= self.frame_size - c  # (n, 2, m): columns, rows
+        return (whole[:, 1, :, None] & whole[:, 0, None, :]).reshape(len(origins), -1)
 
     def _check_frames(self, slots: np.ndarray, frames: np.ndarray) -> None:
         expected = (len(slots), self.frame_size, self.frame_size, 3)

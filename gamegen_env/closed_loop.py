@@ -20,7 +20,7 @@ from gamegen_env.config import ModelConfig
 from gamegen_env.scroll import find_scrolls
 from gamegen_env.stream import Grammar
 
-RULES_VERSION = 2  # of what the encoder decides: raise it with every change, streams kept from before are then not used
+RULES_VERSION = 3  # of what the encoder decides: raise it with every change, streams kept from before are then not used
 WRONG_CODE, AFTER_DROP = 1, 2  # bits of an update's flag
 SCROLL_GUESSES = 5
 # A scroll must save so many updates, and such a share of them. Measured: to save only 3 lets
