@@ -1,10 +1,11 @@
 """The canvas: what is on screen, for B slots, as pixels on the torus of the tile map.
 
 It keeps the pixels of the seed picture: a cell that was never updated shows the original,
-a cell whose code returns to one it had there shows the original again, and only new
-content comes from the tokenizer's decoder. What was decoded is never remembered: it bears
-traces of what stood beside it then, which would stay as trails. Pixels of a cell that is
-not updated never change. No model and no grammar: it trusts the updates it is given.
+a cell whose code returns to one it had there shows the original again, a code that the
+picture has in one plain colour elsewhere is painted in that, and only other new content
+comes from the tokenizer's decoder. What was decoded is never remembered: it bears traces
+of what stood beside it then, which would stay as trails. Pixels of a cell that is not
+updated never change. No model and no grammar: it trusts the updates it is given.
 """
 
 from __future__ import annotations
@@ -118,6 +119,7 @@ class Canvas:
         if not len(cells):
             return
         slot = np.repeat(np.asarray(slots), np.diff(ptr))
+        plain, colours = self._plain(slot, np.asarray(codes))
         old = self.codes[slot, cells]
         self.codes[slot, cells] = codes
         place = (slot, cells // self.map_cells, cells % self.map_cells)
@@ -128,12 +130,23 @@ class Canvas:
         known = match.any(1)
         new_pixels = np.empty_like(old_pixels)
         new_pixels[known] = self.memory_pixels[slot[known], cells[known], match[known].argmax(1)]
-        if not known.all():
-            new = ~known
+        new_pixels[plain & ~known] = colours[plain & ~known]
+        new = ~(known | plain)
+        if new.any():
             new_pixels[new] = self.tokenizer.decode_cells(self._around(slot[new], cells[new]))
         self._remember(slot, cells, old, old_pixels)
         self.original[slot, cells] = known
         painted[place] = new_pixels
+
+    def _plain(self, slot: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Find codes (k,) that some cell of their slot's true picture has in one plain colour.
+
+        Returns: which (k,) bool, and such pixels (k, c, c, 3), others where there are none.
+        """
+        stands = (self.codes[slot] == codes[:, None]) & self.original[slot]
+        cell = stands.argmax(1)
+        pixels = self.cells()[slot, cell // self.map_cells, cell % self.map_cells]
+        return stands.any(1) & (pixels == pixels[:, :1, :1]).all((1, 2, 3)), pixels
 
     def _remember(self, slot: np.ndarray, cells: np.ndarray, codes: np.ndarray, pixels: np.ndarray) -> None:
         """Keep what cells show and are about to lose: codes (k,), pixels (k, c, c, 3); true pixels only."""

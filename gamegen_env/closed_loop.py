@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gamegen_env.canvas import Canvas, CellCoder, view_spans
+from gamegen_env.cell_cache import CellCache
 from gamegen_env.config import ModelConfig
 from gamegen_env.scroll import find_scrolls
 from gamegen_env.stream import Grammar
@@ -29,39 +30,6 @@ SCROLL_GUESSES = 5
 # third of the movements of fruitbot, whose texture hides them.
 SCROLL_GAIN, SCROLL_SHARE = 8, 0.05
 CACHE_BITS = 16  # measured on Procgen, four times as many patches are found 1 to 5 % more often
-_MIX = np.uint64(0x9E3779B97F4A7C15)
-
-
-class PatchCache:
-    """A tokenizer that remembers 2 ** CACHE_BITS patches and their codes.
-
-    Games draw the same patches again and again: half of the cells encoded for coinrun, four
-    fifths for Cross. A code depends on its patch alone and entries are compared whole, so
-    the results are the tokenizer's own.
-    """
-
-    def __init__(self, tokenizer: CellCoder, cell_size: int) -> None:
-        self.tokenizer = tokenizer
-        self.patches = np.zeros((1 << CACHE_BITS, cell_size**2 * 3), np.uint8)
-        self.codes = np.full(1 << CACHE_BITS, -1, np.int32)
-        rng = np.random.default_rng(0)
-        self.factors = rng.integers(1, 2**63, self.patches.shape[1] // 4).astype(np.uint64) | np.uint64(1)
-
-    def encode_cells(self, patches: np.ndarray) -> np.ndarray:
-        """Return codes (N,) int32 of patches (N, c, c, 3) uint8."""
-        flat = np.ascontiguousarray(patches).reshape(len(patches), self.patches.shape[1])
-        mixed = (flat.view(np.uint32) * self.factors).sum(1)
-        place = (((mixed ^ (mixed >> np.uint64(32))) * _MIX) >> np.uint64(64 - CACHE_BITS)).astype(np.int64)
-        codes = self.codes[place]
-        new = ((codes < 0) | (self.patches[place] != flat).any(1)).nonzero()[0]
-        if len(new):
-            codes[new] = self.tokenizer.encode_cells(patches[new])
-            self.patches[place[new]], self.codes[place[new]] = flat[new], codes[new]
-        return codes
-
-    def decode_cells(self, codes: np.ndarray) -> np.ndarray:
-        """Return patches (N, c, c, 3) uint8 of codes (N, 3, 3)."""
-        return self.tokenizer.decode_cells(codes)
 
 
 @dataclass(frozen=True)
@@ -89,7 +57,7 @@ class ClosedLoop:
     ) -> None:
         if not 0 <= error_rate < 1:
             raise ValueError(f"error_rate: expected 0 <= rate < 1, got {error_rate!r}")
-        self.tokenizer = PatchCache(tokenizer, config.tokenizer.cell_size)
+        self.tokenizer = CellCache(tokenizer, config.tokenizer.cell_size, CACHE_BITS)
         self.canvas = Canvas(config, self.tokenizer, num_slots)
         self.grammar = Grammar(config)
         self.limit = 3 * config.stream.tolerance  # per pixel of three channels

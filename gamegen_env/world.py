@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 
 from gamegen_env.canvas import Canvas
+from gamegen_env.cell_cache import CellCache
 from gamegen_env.checkpoint import load_checkpoint
 from gamegen_env.engine import make_engine
 from gamegen_env.stream import Step
+
+CACHE_BITS = 14  # 2 MB
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ class World:
             precision=precision,
             threads=threads,
         )
-        self.canvas = Canvas(checkpoint.config, checkpoint.tokenizer, num_slots)
+        coder = CellCache(checkpoint.tokenizer, checkpoint.config.tokenizer.cell_size, CACHE_BITS)
+        self.canvas = Canvas(checkpoint.config, coder, num_slots)
         self.num_slots, self.engine_name = num_slots, self.engine.name
         self.frame_shape = (checkpoint.config.frame_size, checkpoint.config.frame_size, 3)
 

@@ -226,6 +226,25 @@ def test_memory_of_the_original_outlives_whatever_is_decoded(pictures: np.ndarra
     assert not np.array_equal(canvas.view(SLOT)[0, :4, :4], beside_five)
 
 
+def test_a_code_that_the_picture_has_in_one_colour_is_painted_in_it(pictures: np.ndarray) -> None:
+    """A plain ground never seen behind a sprite comes without traces of its neighbours; a texture does not."""
+    picture = pictures[:1].copy()
+    picture[0, 8:16, 8:16] = (9, 99, 200)
+    coder = ContextTable(np.concatenate([picture, pictures[1:]]), 300)
+    for cell, copied in ((2 * 17 + 2, True), (8 * 17 + 8, False)):
+        canvas = Canvas(CONFIG, coder, 2)
+        canvas.reset(np.arange(2), pictures[:2])  # another slot's picture is none of ours
+        canvas.reset(SLOT, picture)
+        code = int(canvas.codes[0, cell])
+        y, x = 4 * (cell // 17), 4 * (cell % 17)
+        apply(canvas, [0], [code])
+        apply(canvas, [0], [code], slot=1)
+        shown = canvas.view(np.arange(2))[:, :4, :4]
+        assert np.array_equal(shown[0], picture[0, y : y + 4, x : x + 4]) == copied
+        assert not (shown[1] == (9, 99, 200)).all()
+        assert not canvas.original[0, 0]
+
+
 def test_memory_keeps_the_last_four_true_codes_of_a_cell_each_once(pictures: np.ndarray, table: PatchTable) -> None:
     canvas = Canvas(CONFIG, table, 1)
     canvas.reset(SLOT, pictures[:1])

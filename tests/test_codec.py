@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from gamegen_env import closed_loop
-from gamegen_env.closed_loop import AFTER_DROP, WRONG_CODE, ClosedLoop, PatchCache
+from gamegen_env.closed_loop import AFTER_DROP, WRONG_CODE, ClosedLoop
 from gamegen_env.codec import Stream, decode_stream, encode_clips
 from gamegen_env.config import ModelConfig
 from gamegen_env.scroll import find_scrolls
@@ -353,31 +352,6 @@ def test_without_errors_nothing_is_flagged(stream: Stream) -> None:
 def test_error_rate_outside_its_range_is_refused(coder: PatchTable, rate: float) -> None:
     with pytest.raises(ValueError, match="error_rate"):
         ClosedLoop(CONFIG, coder, 1, rate)
-
-
-# --- the cache of patches
-
-
-@pytest.mark.parametrize("bits", [2, 16])
-def test_patch_cache_answers_as_the_tokenizer_does(
-    coder: PatchTable, bits: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(closed_loop, "CACHE_BITS", bits)
-    cache, rng = PatchCache(coder, 4), np.random.default_rng(0)
-    known = rng.integers(0, 256, (50, 4, 4, 3), dtype=np.uint8)
-    known[0] = 0  # what an empty table holds
-    for _ in range(20):
-        patches = known[rng.integers(0, 50, 30)]
-        assert np.array_equal(cache.encode_cells(patches), coder.encode_cells(patches))
-
-
-def test_patch_cache_asks_once_for_a_patch(coder: PatchTable) -> None:
-    cache = PatchCache(coder, 4)
-    patches = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
-    cache.encode_cells(patches)
-    before = coder.encoded
-    cache.encode_cells(patches[::-1])
-    assert coder.encoded == before
 
 
 # --- on disk
