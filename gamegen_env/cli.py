@@ -14,6 +14,7 @@ COMMANDS = {
     "train-tokenizer": ("gamegen_env.training.train_tokenizer", "train the VQ-VAE on recorded games"),
     "train-world": ("gamegen_env.training.train_world", "train the transformer on recorded games"),
     "plot": ("gamegen_env.training.plot", "draw what training runs have logged"),
+    "plan": ("gamegen_env.plan", "count what a model needs on a GPU, and what speed that allows"),
     "evaluate": ("gamegen_env.evaluation.command", "measure a model on held-out recorded games"),
 }
 

@@ -59,6 +59,7 @@ RULES = {
     "evaluation": MODELS | {"actions", "evaluation", "games", "training", "world"},
     "generate": {"", "actions"},
     "agent": {"actions"},
+    "plan": {"config", "transformer"},
     "play": {"actions", "agent", "image", "keyboard", "play", "world"},
     "cli": set(),
     "__init__": set(),
@@ -67,6 +68,7 @@ RULES = {
 OUTSIDE = {
     "torch": {
         "agent",
+        "plan",
         "tokenizer",
         "transformer",
         "pointer",
