@@ -1,4 +1,4 @@
-"""Models on disk: a folder with `config.json` and `model.safetensors`.
+"""Models on disk: a folder with `config.json` and `model.safetensors`, or several such files (`weights.py`).
 
 The tensors of the tokenizer are named `tokenizer.*`, those of the transformer
 `transformer.*`. Nothing is ever unpickled. Everything is checked before a model exists.
@@ -14,10 +14,9 @@ from importlib import resources
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import nn
 
+from gamegen_env import weights
 from gamegen_env.config import ModelConfig, TokenizerConfig, from_dict
 from gamegen_env.files import write_atomic
 from gamegen_env.tokenizer import Tokenizer
@@ -52,12 +51,13 @@ def find(model: str | Path) -> Path:
     folder = Path(model)
     if str(model) in packaged_models():
         folder = Path(str(WEIGHTS)) / str(model)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"model {str(model)!r}: expected one of {packaged_models()} or a folder with config.json and "
-                f"model.safetensors; {folder / name} is missing"
-            )
+    lacking = [] if (folder / "config.json").is_file() else ["config.json"]
+    lacking += [] if weights.files(folder) else [weights.SINGLE]
+    if lacking:
+        raise FileNotFoundError(
+            f"model {str(model)!r}: expected one of {packaged_models()} or a folder with config.json and "
+            f"model.safetensors; {folder / lacking[0]} is missing"
+        )
     return folder
 
 
@@ -67,56 +67,68 @@ def load_checkpoint(model: str | Path) -> Checkpoint:
     Raises: FileNotFoundError, or ValueError naming the file, what was expected and what came.
     """
     folder = find(model)
-    stamps = tuple((folder / n).stat().st_mtime_ns for n in ("config.json", "model.safetensors"))
+    stamps = tuple(path.stat().st_mtime_ns for path in (folder / "config.json", *weights.files(folder)))
     return _load(folder.resolve(), stamps)
 
 
 @lru_cache(maxsize=4)
-def _load(folder: Path, stamps: tuple[int, int]) -> Checkpoint:
+def _load(folder: Path, stamps: tuple[int, ...]) -> Checkpoint:
     path = folder / "config.json"
     try:
         text = path.read_text()
         config = ModelConfig.from_json(text)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
-    tensors, data = _read(folder / "model.safetensors")
+    files = weights.files(folder)
     # Built without memory, then given the file's tensors: nothing is held twice.
     with torch.device("meta"):
         tokenizer, transformer = Tokenizer(config.tokenizer), Transformer(config)
     both = nn.ModuleDict({"tokenizer": tokenizer, "transformer": transformer})
-    _assign(both, tensors, folder / "model.safetensors")
+    _assign(both, files)
     canonical = json.dumps(asdict(config), sort_keys=True).encode()
-    digest = hashlib.sha256(canonical + hashlib.sha256(data).digest()).hexdigest()
+    digest = hashlib.sha256(canonical + weights.digest(files)).hexdigest()
     both.eval().requires_grad_(False)
     return Checkpoint(config, tokenizer, transformer, digest[:16])
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], bytes]:
-    data = path.read_bytes()
-    try:
-        return load(data), data
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path}: expected a safetensors file, got {error} (pickles are never loaded)") from None
-
-
-def _assign(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Give a module on the meta device its tensors, all of them and no others."""
+def _assign(module: nn.Module, files: list[Path], prefix: str = "") -> None:
+    """Give a module on the meta device the tensors whose names begin with `prefix`: all of its own, no others."""
     expected = module.state_dict()
-    unknown, missing = sorted(set(tensors) - set(expected)), sorted(set(expected) - set(tensors))
-    if unknown or missing:
-        raise ValueError(f"{path}: unknown tensors {unknown[:5]}, missing tensors {missing[:5]}")
-    for name, tensor in tensors.items():
+    found = {name for path in files for name in weights.names(path) if name.startswith(prefix)}
+    own = {prefix + name for name in expected}
+    where = files[0] if len(files) == 1 else files[0].parent
+    if found != own:
+        raise ValueError(
+            f"{where}: unknown tensors {sorted(found - own)[:5]}, missing tensors {sorted(own - found)[:5]}"
+        )
+    state = {}
+    for full_name, tensor in weights.tensors(files):
+        name = full_name.removeprefix(prefix)
+        if full_name not in own:
+            continue
         if tensor.shape != expected[name].shape:
-            raise ValueError(f"{path}: {name}: expected shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}")
+            raise ValueError(
+                f"{where}: {name}: expected shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
+            )
         if not tensor.is_floating_point():
-            raise ValueError(f"{path}: {name}: expected a floating-point tensor, got {tensor.dtype}")
+            raise ValueError(f"{where}: {name}: expected a floating-point tensor, got {tensor.dtype}")
         if not torch.isfinite(tensor).all():
-            raise ValueError(f"{path}: {name}: expected finite numbers, got NaN or infinity")
-    module.load_state_dict({k: v.float() for k, v in tensors.items()}, assign=True)
+            raise ValueError(f"{where}: {name}: expected finite numbers, got NaN or infinity")
+        state[name] = tensor.to(torch.float32, copy=True)  # the file may go
+    module.load_state_dict(state, assign=True)
 
 
-def save_checkpoint(folder: str | Path, config: ModelConfig, tokenizer: Tokenizer, transformer: Transformer) -> None:
-    """Write a model folder, weights in fp16: half the bytes, and far finer than the 4-bit cache."""
+def save_checkpoint(
+    folder: str | Path,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    transformer: Transformer,
+    shard_bytes: int = weights.SHARD_BYTES,
+) -> None:
+    """Write a model folder, weights in fp16: half the bytes, and far finer than the 4-bit cache.
+
+    Args: shard_bytes: more than that is split into several files.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"transformer.{k}": v.half().contiguous() for k, v in transformer.state_dict().items()}
@@ -124,7 +136,7 @@ def save_checkpoint(folder: str | Path, config: ModelConfig, tokenizer: Tokenize
         names = Tokenizer(config.tokenizer).state_dict()
     state = tokenizer.state_dict()
     tensors |= {f"tokenizer.{k}": state[k].contiguous() for k in names}
-    write_atomic(folder / "model.safetensors", save(tensors))
+    weights.write(folder, tensors, shard_bytes)
     write_atomic(folder / "config.json", config.to_json().encode())
 
 
@@ -142,10 +154,7 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     config = from_dict(TokenizerConfig, options["tokenizer"], f"{run / 'config.json'}: tokenizer")
     with torch.device("meta"):
         tokenizer = Tokenizer(config)
-    tensors, _ = _read(run / "checkpoint.safetensors")
-    state = {f"model.{k}" for k in tokenizer.state_dict()}
-    _assign(tokenizer, {k.removeprefix("model."): v for k, v in tensors.items() if k in state},
-            run / "checkpoint.safetensors")  # fmt: skip
+    _assign(tokenizer, [run / "checkpoint.safetensors"], "model.")
     return tokenizer.eval().requires_grad_(False)
 
 

@@ -47,7 +47,8 @@ RULES = {
     "cell_cache": {"canvas"},
     "closed_loop": {"canvas", "cell_cache", "config", "scroll", "stream"},
     "codec": {"canvas", "closed_loop", "config", "files", "stream"},
-    "checkpoint": {"config", "files", "tokenizer", "transformer"},
+    "weights": {"files"},
+    "checkpoint": {"config", "files", "tokenizer", "transformer", "weights"},
     "engine": BELOW_ENGINE,
     "world": {"canvas", "cell_cache", "checkpoint", "config", "engine", "stream"},
     "episode": {"image", "keyboard", "world"},
@@ -68,6 +69,7 @@ RULES = {
 OUTSIDE = {
     "torch": {
         "agent",
+        "weights",
         "plan",
         "tokenizer",
         "transformer",

@@ -129,3 +129,63 @@ def test_packaged_pocket_model_keeps_its_promises() -> None:
     assert (find("pocket") / "model.safetensors").stat().st_size <= 25e6
     assert (find("pocket") / "README.md").is_file()
     assert tokenizer_fingerprint(load_tokenizer("pocket")) == tokenizer_fingerprint(loaded.tokenizer)
+
+
+# --- several files
+
+
+def same(one: Path, other: Path) -> bool:
+    a, b = (load_checkpoint(folder) for folder in (one, other))
+    pairs = zip(a.transformer.state_dict().values(), b.transformer.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs) and a.config == b.config
+
+
+def test_a_large_model_is_split_and_loads_the_same(tiny_config: ModelConfig, tmp_path: Path) -> None:
+    tokenizer, transformer = random_model(tiny_config)
+    whole, split = tmp_path / "whole", tmp_path / "split"
+    save_checkpoint(whole, tiny_config, tokenizer, transformer)
+    save_checkpoint(split, tiny_config, tokenizer, transformer, shard_bytes=20_000)
+    parts = sorted(split.glob("model-*.safetensors"))
+    assert len(parts) > 2
+    assert not (split / "model.safetensors").exists()
+    assert json.loads((split / "model.safetensors.index.json").read_text())["metadata"]["total_size"] > 40_000
+    assert same(whole, split)
+    # Saved anew, in either form, nothing of the old one stays.
+    save_checkpoint(split, tiny_config, *random_model(tiny_config, end_bias=1.0), shard_bytes=30_000)
+    assert not set(parts) & set(split.glob("model-*.safetensors"))
+    save_checkpoint(split, tiny_config, tokenizer, transformer)
+    assert {p.name for p in split.iterdir()} == {"config.json", "model.safetensors"}
+    assert same(whole, split)
+
+
+@pytest.fixture
+def split(tiny_config: ModelConfig, tmp_path: Path) -> Path:
+    save_checkpoint(tmp_path / "split", tiny_config, *random_model(tiny_config), shard_bytes=20_000)
+    return tmp_path / "split"
+
+
+def test_broken_splits_are_refused_by_name(split: Path) -> None:
+    index = split / "model.safetensors.index.json"
+    good = index.read_text()
+    for bad, message in (
+        ("{", "index.json: expected JSON with a weight_map"),
+        ("{}", "index.json: expected JSON with a weight_map"),
+        ('{"weight_map": {}}', "expected a weight_map of tensors"),
+        ('{"weight_map": {"a": "../a.safetensors"}}', "a: expected a safetensors file of this folder"),
+        ('{"weight_map": {"a": "a.pt"}}', "a: expected a safetensors file of this folder"),
+        ('{"weight_map": {"a": "a.safetensors"}}', r"missing are \['a.safetensors'\]"),
+    ):
+        index.write_text(bad)
+        with pytest.raises(ValueError, match=message):
+            load_checkpoint(split)
+    index.write_text(good)
+    part = sorted(split.glob("model-*.safetensors"))[0]
+    shutil.copy(part, split / "again.safetensors")
+    weight_map = json.loads(good)["weight_map"]
+    index.write_text(json.dumps({"weight_map": weight_map | {"extra": "again.safetensors"}}))
+    with pytest.raises(ValueError, match="expected each tensor in one file, got"):
+        load_checkpoint(split)
+    index.write_text(good)
+    part.write_bytes(part.read_bytes()[:-5])
+    with pytest.raises(ValueError, match="expected a safetensors file"):
+        load_checkpoint(split)
