@@ -92,15 +92,14 @@ def _load(folder: Path, stamps: tuple[int, ...]) -> Checkpoint:
 
 
 def _assign(module: nn.Module, files: list[Path], prefix: str = "") -> None:
-    """Give a module on the meta device the tensors whose names begin with `prefix`: all of its own, no others."""
+    """Give a module on the meta device its tensors. Without a prefix the files must hold no others."""
     expected = module.state_dict()
-    found = {name for path in files for name in weights.names(path) if name.startswith(prefix)}
+    found = {name for path in files for name in weights.names(path)}
     own = {prefix + name for name in expected}
+    unknown, missing = sorted(set() if prefix else found - own), sorted(own - found)
     where = files[0] if len(files) == 1 else files[0].parent
-    if found != own:
-        raise ValueError(
-            f"{where}: unknown tensors {sorted(found - own)[:5]}, missing tensors {sorted(own - found)[:5]}"
-        )
+    if unknown or missing:
+        raise ValueError(f"{where}: unknown tensors {unknown[:5]}, missing tensors {missing[:5]}")
     state = {}
     for full_name, tensor in weights.tensors(files):
         name = full_name.removeprefix(prefix)
