@@ -49,7 +49,7 @@ class ImageGameEnv(gym.Env[np.ndarray, np.int64], EzPickle):
     - engine: "auto" (the native one), "native", "torch" or "reference". device: "cpu".
     - temperature: of the sampler; 0 plays the most likely game.
     - kv_bits: 4 or 16, precision of the KV cache.
-    - precision: of the arithmetic, "int8" or "float32"; "auto" is int8 where the engine has it.
+    - precision: of the arithmetic, "int8", "int4" or "float32"; "auto" is int8 where the engine has it.
     - threads: of the native engine; None is one per core, one for a few games.
 
     ## Version History

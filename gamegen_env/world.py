@@ -58,8 +58,8 @@ class World:
 
         Args:   model: name of a packaged model or path of a checkpoint folder. engine:
                 "auto", "native", "torch" or "reference". temperature: >= 0, 0 = most likely token.
-                kv_bits: 4 or 16, precision of the KV cache. precision: of the arithmetic, "int8" or
-                "float32". threads: of the native engine. Both by default as the engine likes best.
+                kv_bits: 4 or 16, precision of the KV cache. precision: of the arithmetic, "int8", "int4"
+                or "float32". threads: of the native engine. Both by default as the engine likes best.
         Raises: FileNotFoundError or ValueError, naming what was expected and what came.
         """
         checkpoint = load_checkpoint(model)

@@ -46,7 +46,7 @@ Decider::Decider(Forward& forward, std::vector<float> gumbel_table, float temper
     ends_.resize(BLOCK);
     window_.resize((1 + c.n_heads) * (round_up(c.window, BLOCK) + round_up(c.max_step_tokens(), 16)));
     weights_.resize(c.n_heads * REACH);
-    bytes_.resize(MAX_ROWS * round_up(2 * d, 4) + 16);
+    bytes_.resize(MAX_ROWS * scratch_bytes(round_up(2 * d, BLOCK)));
 }
 
 int Decider::draw(const float* logits, size_t n, uint32_t key, float temperature) const {

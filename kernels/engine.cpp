@@ -11,7 +11,7 @@ constexpr size_t MOST_DRAFTED = 6;
 constexpr size_t KEPT_TOKENS = 16;  // room for staged tokens that a slot keeps; what a dense step needed is given back
 
 Engine::Engine(const Config& config, const Tensors& tensors, const Options& o, std::vector<float> table, const Integers& n)
-    : model_(config, tensors, o.int8), ops_(ops_for(o.isa)), half_(o.half), slots_(o.slots), threads_(o.threads) {
+    : model_(config, tensors, o.precision), ops_(ops_for(o.isa)), half_(o.half), slots_(o.slots), threads_(o.threads) {
     const auto n_cells = static_cast<size_t>(config.grammar.n_cells());
     for (size_t i = 0; i < o.slots; ++i) {
         Slot& s = slots_[i];

@@ -22,7 +22,7 @@ struct Options {
     size_t slots;
     float temperature;
     bool half;             // 16-bit cache instead of 4-bit
-    bool int8;             // 8-bit arithmetic instead of float
+    Precision precision;
     std::string isa;       // "auto" or one of available_ops()
     size_t threads;
 };

@@ -28,7 +28,7 @@ Forward::Forward(const Model& model, const Ops& ops, bool half) : model_(model),
     wide_.resize(MAX_ROWS * (layer.gate_up.width() + c.d_ff));
     rotary_.resize(MAX_ROWS * HEAD);
     logits_.resize(MAX_GROUP * (round_up(c.window, BLOCK) + round_up(c.max_step_tokens(), 16)));
-    bytes_.resize(MAX_ROWS * round_up(widest, 4) + 16);
+    bytes_.resize(MAX_ROWS * scratch_bytes(widest));
 }
 
 void Forward::embed(const Token& t, float* out) const {
@@ -93,7 +93,7 @@ void Forward::place(float* head, const float* rotary) const {
 Seen Forward::seen(const Row& row, size_t layer_head, int64_t position) const {
     const size_t window = model_.config.window;
     const auto committed = static_cast<size_t>(row.committed);
-    return {row.slot->cache(layer_head), half_, !model_.int8, std::min(committed, window), window, committed % window,
+    return {row.slot->cache(layer_head), half_, model_.precision == Precision::FLOAT, std::min(committed, window), window, committed % window,
             // Places that tokens up to `position` will overwrite hold what has left the window.
             std::min(static_cast<size_t>(position - row.committed + 1), window),
             row.stage->at(0, layer_head), row.stage->stride, row.index + 1};

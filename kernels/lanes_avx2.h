@@ -63,6 +63,7 @@ struct Avx2 {
     }
 
     static I izero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+    static I iset1(int32_t x) { return bset1(x); }
     static I iload(const int32_t* p) { return bload(p); }
     static I isub(I a, I b) { return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)}; }
     static I nibble(B x, int shift) {

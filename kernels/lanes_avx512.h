@@ -58,6 +58,7 @@ struct Avx512 {
     }
 
     static I izero() { return _mm512_setzero_si512(); }
+    static I iset1(int32_t x) { return _mm512_set1_epi32(x); }
     static I iload(const int32_t* p) { return _mm512_loadu_si512(p); }
     static I isub(I a, I b) { return _mm512_sub_epi32(a, b); }
     static I nibble(B x, int shift) { return _mm512_and_si512(_mm512_srli_epi32(x, shift), _mm512_set1_epi32(15)); }

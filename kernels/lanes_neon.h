@@ -64,6 +64,7 @@ template <Dot dot> struct Neon {
     }
 
     static I izero() { return each<I>([](int) { return vdupq_n_s32(0); }); }
+    static I iset1(int32_t x) { return each<I>([=](int) { return vdupq_n_s32(x); }); }
     static I iload(const int32_t* p) { return each<I>([=](int i) { return vld1q_s32(p + 4 * i); }); }
     static I isub(I a, I b) { return each<I>([&](int i) { return vsubq_s32(a.q[i], b.q[i]); }); }
     static I nibble(B x, int shift) {

@@ -60,6 +60,7 @@ struct Scalar {
     }
 
     static I izero() { return I{}; }
+    static I iset1(int32_t x) { I r; for (auto& v : r.v) v = x; return r; }
     static I iload(const int32_t* p) { I r; std::memcpy(r.v, p, 64); return r; }
     static I isub(I a, I b) { for (int i = 0; i < 16; ++i) a.v[i] -= b.v[i]; return a; }
     // The nibble that starts at bit `shift` of each group of four bytes.

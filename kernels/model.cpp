@@ -1,6 +1,9 @@
 #include "model.h"
 
+#include "half.h"
+
 #include <cmath>
+#include <cstring>
 #include <set>
 #include <stdexcept>
 
@@ -30,8 +33,8 @@ struct Reader {
         return {found->second.data, found->second.data + size};
     }
 
-    Linear linear(const std::string& name, size_t n_out, size_t k, bool int8, bool bias) {
-        Linear m = pack(take(name + ".weight", {n_out, k}), n_out, k, int8);
+    Linear linear(const std::string& name, size_t n_out, size_t k, Precision precision, bool bias) {
+        Linear m = pack(take(name + ".weight", {n_out, k}), n_out, k, precision);
         if (bias) {
             const auto values = take(name + ".bias", {n_out});
             std::copy(values.begin(), values.end(), m.bias.begin());
@@ -39,13 +42,17 @@ struct Reader {
         return m;
     }
 
-    static Linear pack(const std::vector<float>& w, size_t n_out, size_t k, bool int8) {
+    static Linear pack(const std::vector<float>& w, size_t n_out, size_t k, Precision precision) {
         Linear m;
         m.n_out = n_out;
         m.k = k;
         m.blocks = round_up(n_out, BLOCK) / BLOCK;
         m.bias.assign(m.width(), 0);
-        if (!int8) {
+        if (precision == Precision::INT4) {
+            pack4(w, m);
+            return m;
+        }
+        if (precision == Precision::FLOAT) {
             m.w.assign(m.blocks * k * BLOCK, 0);
             for (size_t n = 0; n < n_out; ++n)
                 for (size_t i = 0; i < k; ++i) m.w[(n / BLOCK * k + i) * BLOCK + n % BLOCK] = w[n * k + i];
@@ -67,6 +74,30 @@ struct Reader {
             }
         }
         return m;
+    }
+
+    // The number furthest from zero becomes nibble 0, which reaches one step further than 15.
+    static void pack4(const std::vector<float>& w, Linear& m) {
+        const size_t groups = round_up(m.k, GROUP4) / GROUP4;
+        m.w4.assign(m.blocks * BLOCK / STRIP * groups * RECORD4, 0x88);
+        for (size_t n = 0; n < m.width(); ++n)
+            for (size_t g = 0; g < groups; ++g) {
+                uint8_t* record = m.w4.data() + (n / STRIP * groups + g) * RECORD4;
+                const size_t first = g * GROUP4, count = n < m.n_out ? std::min(GROUP4, m.k - first) : 0;
+                const float* from = w.data() + n * m.k + first;
+                float furthest = 0;
+                for (size_t i = 0; i < count; ++i)
+                    if (std::fabs(from[i]) > std::fabs(furthest)) furthest = from[i];
+                const uint16_t half = float_to_half(furthest / -8);
+                std::memcpy(record + STRIP * GROUP4 / 2 + n % STRIP * 2, &half, 2);
+                const float scale = half_to_float(half);
+                for (size_t i = 0; scale != 0 && i < count; ++i) {
+                    const float q = std::nearbyint(from[i] / scale) + 8;
+                    const auto nibble = static_cast<unsigned>(q < 0 ? 0 : q > 15 ? 15 : q);
+                    uint8_t& byte = record[(i % 16 / 4 * STRIP + n % STRIP) * 4 + i % 4];
+                    byte = static_cast<uint8_t>(i < 16 ? (byte & 0xF0) | nibble : (byte & 0x0F) | nibble << 4);
+                }
+            }
     }
 };
 
@@ -95,13 +126,15 @@ size_t Model::features() const {
     return static_cast<size_t>(5 + 6 * g.map_cells + 2 * g.cell_size + N_DIRECTIONS + buttons + 2 * g.side() + 3 + 2);
 }
 
-Model::Model(const Config& c, const Tensors& tensors, bool int8_) : config(c), int8(int8_) {
+Model::Model(const Config& c, const Tensors& tensors, Precision precision_) : config(c), precision(precision_) {
     check(c);
+    // Heads keep 8 bits.
+    const Precision heads = precision == Precision::INT4 ? Precision::INT8 : precision;
     Reader read{tensors};
     const size_t d = c.d_model, codes = static_cast<size_t>(c.grammar.n_codes);
     small = read.take("small.weight", {features(), d});
     code = read.take("code.weight", {codes, d});
-    code_logits = Reader::pack(code, codes, d, int8);
+    code_logits = Reader::pack(code, codes, d, heads);
     for (size_t i = 0; i < c.n_layers; ++i) {
         const std::string at = "blocks." + std::to_string(i) + ".";
         Layer layer;
@@ -109,29 +142,29 @@ Model::Model(const Config& c, const Tensors& tensors, bool int8_) : config(c), i
         layer.q_norm = read.take(at + "q_norm.weight", {HEAD});
         layer.k_norm = read.take(at + "k_norm.weight", {HEAD});
         layer.ff_norm = read.take(at + "ff_norm.weight", {d});
-        layer.qkv = read.linear(at + "qkv", (c.n_heads + 2 * c.n_kv_heads) * HEAD, d, int8, false);
-        layer.out = read.linear(at + "out", d, c.n_heads * HEAD, int8, false);
-        layer.gate_up = read.linear(at + "gate_up", 2 * c.d_ff, d, int8, false);
-        layer.down = read.linear(at + "down", d, c.d_ff, int8, false);
+        layer.qkv = read.linear(at + "qkv", (c.n_heads + 2 * c.n_kv_heads) * HEAD, d, precision, false);
+        layer.out = read.linear(at + "out", d, c.n_heads * HEAD, precision, false);
+        layer.gate_up = read.linear(at + "gate_up", 2 * c.d_ff, d, precision, false);
+        layer.down = read.linear(at + "down", d, c.d_ff, precision, false);
         layers.push_back(std::move(layer));
     }
     norm = read.take("norm.weight", {d});
     code_norm = read.take("code_norm.weight", {d});
-    event_head = read.linear("event_head", static_cast<size_t>(c.grammar.n_events()), d, int8, true);
-    code_in = read.linear("code_in", 2 * d, 2 * d, int8, true);
-    code_out = read.linear("code_out", d, 2 * d, int8, true);
-    end_head = read.linear("end_head", 5, d, false, true);
+    event_head = read.linear("event_head", static_cast<size_t>(c.grammar.n_events()), d, heads, true);
+    code_in = read.linear("code_in", 2 * d, 2 * d, heads, true);
+    code_out = read.linear("code_out", d, 2 * d, heads, true);
+    end_head = read.linear("end_head", 5, d, Precision::FLOAT, true);
     if (c.pointer) {
-        pointer_query = read.linear("pointer.query", c.n_kv_heads * HEAD, d, int8, false);
+        pointer_query = read.linear("pointer.query", c.n_kv_heads * HEAD, d, heads, false);
         pointer_norm = read.take("pointer.norm.weight", {HEAD});
         sentinel = read.take("pointer.sentinel", {c.n_kv_heads * HEAD});
         sentinel_bias = read.take("pointer.sentinel_bias", {}).front();
     }
     if (c.ballistics) {
-        ballistic_query = read.linear("ballistics.query", c.n_heads * HEAD, d, int8, false);
+        ballistic_query = read.linear("ballistics.query", c.n_heads * HEAD, d, heads, false);
         ballistic_norm = read.take("ballistics.norm.weight", {HEAD});
-        aim = read.linear("ballistics.aim", 4 * c.n_heads, d, false, true);
-        motion = read.linear("ballistics.motion", MOTION, d, false, true);
+        aim = read.linear("ballistics.aim", 4 * c.n_heads, d, Precision::FLOAT, true);
+        motion = read.linear("ballistics.motion", MOTION, d, Precision::FLOAT, true);
         ageing = read.take("ballistics.ageing", {c.n_heads});
     }
     for (const auto& [name, tensor] : tensors)

@@ -13,6 +13,9 @@ constexpr size_t MOTION = 8;
 constexpr size_t MAX_HEADS = 64;
 constexpr int N_DIRECTIONS = 9;
 
+// Arithmetic: float; 8-bit weights and activations; the same with 4-bit weights in the blocks, where most of them are.
+enum class Precision { FLOAT, INT8, INT4 };
+
 struct Config {
     Grammar grammar;
     size_t n_layers, d_model, n_heads, n_kv_heads, d_ff, window;
@@ -35,7 +38,7 @@ struct Layer {
 
 struct Model {
     Config config;
-    bool int8;                     // arithmetic: 8-bit weights and activations, or float
+    Precision precision;
     std::vector<float> small;      // (features, d_model)
     std::vector<float> code;       // (n_codes, d_model)
     std::vector<Layer> layers;
@@ -50,7 +53,7 @@ struct Model {
     std::vector<float> ballistic_norm, ageing;
 
     // Throws std::invalid_argument naming a tensor that is missing, of a wrong shape, or one too many.
-    Model(const Config& config, const Tensors& tensors, bool int8);
+    Model(const Config& config, const Tensors& tensors, Precision precision);
     size_t features() const;
 };
 

@@ -90,7 +90,11 @@ public:
         expect(threads > 0 && threads <= 1024, "threads: expected 1 to 1024, got " + std::to_string(threads));
         expect(temperature >= 0 && temperature < 1e30f, "temperature: expected a finite number >= 0");
         expect(kv_bits == 4 || kv_bits == 16, "kv_bits: expected 4 or 16, got " + std::to_string(kv_bits));
-        expect(precision == "int8" || precision == "float32", "precision: expected int8 or float32, got '" + precision + "'");
+        expect(precision == "int8" || precision == "int4" || precision == "float32",
+               "precision: expected int8, int4 or float32, got '" + precision + "'");
+        const Precision arithmetic = precision == "int8"   ? Precision::INT8
+                                     : precision == "int4" ? Precision::INT4
+                                                           : Precision::FLOAT;
         expect_shape(gumbel_table, "gumbel_table", {65536});
         const auto cells = static_cast<size_t>(config_.grammar.n_cells());
         const auto shared = [&](const char* name, const std::vector<size_t>& shape) {
@@ -103,7 +107,7 @@ public:
         };
         const Integers numbers{shared("codes", {slots, cells}), shared("origin", {slots, 2}), shared("seed", {slots}),
                                shared("position", {slots}), shared("time", {slots}), shared("since_keyframe", {slots})};
-        const Options options{slots, temperature, kv_bits == 16, precision == "int8", isa, threads};
+        const Options options{slots, temperature, kv_bits == 16, arithmetic, isa, threads};
         const std::vector<float> table(gumbel_table.data(), gumbel_table.data() + 65536);
         const Tensors tensors = read_tensors(weights);
         engine_ = std::make_unique<Engine>(config_, tensors, options, table, numbers);

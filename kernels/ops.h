@@ -12,20 +12,28 @@ namespace gamegen {
 
 constexpr size_t HEAD = 64;    // head_dim, values in a group of the KV format
 constexpr size_t BLOCK = 64;   // outputs that a matrix product computes together; tokens that share a weight scale
+constexpr size_t STRIP = 32;   // outputs that share a stretch of 4-bit weights
+constexpr size_t GROUP4 = 32;  // 4-bit weights along k that share a scale
+constexpr size_t RECORD4 = STRIP * GROUP4 / 2 + STRIP * 2;  // bytes of a strip's group: nibbles, then scales
 constexpr size_t MAX_GROUP = 8;  // query heads per KV head
 
 inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
-// A weight matrix (n_out, k), packed by blocks of 64 outputs. Either int8 or float is there.
+// Scratch of a matrix product for one row: its bytes, room for a sum behind each group of 32.
+inline size_t scratch_bytes(size_t k) { return round_up(k, GROUP4) / GROUP4 * (GROUP4 + 4); }
+
+// A weight matrix (n_out, k), packed by blocks of 64 outputs. One of w8, w4 and w is there.
 struct Linear {
     size_t n_out = 0, k = 0, blocks = 0;
     std::vector<int8_t> w8;         // (blocks, ceil(k / 4), 64, 4)
     std::vector<float> scale;       // (blocks * 64), of w8
     std::vector<int32_t> offset;    // (blocks * 64), 128 * the sum of an output's w8: activations are stored + 128
+    // 4 bits, value = (nibble - 8) * scale: (blocks * 2, ceil(k / 32)) records of 512 bytes (4, 32, 4), byte (p, n, j)
+    // being k = 4 p + j of output n in its low and k = 16 + 4 p + j in its high nibble, and 32 scales in fp16.
+    std::vector<uint8_t> w4;
     std::vector<float> w;           // (blocks, k, 64)
     std::vector<float> bias;        // (blocks * 64), zero where the layer has none
     size_t width() const { return blocks * BLOCK; }  // of an output row
-    bool quantised() const { return !w8.empty(); }
 };
 
 // Committed keys and values of one layer and KV head of one slot; arrays by ring place, padded to BLOCK places.
@@ -60,7 +68,7 @@ struct PathsView {
 
 struct Ops {
     const char* name;
-    // out (rows, m.width()) = x (rows, k) @ m + bias. `bytes` is scratch of rows * round_up(k, 4).
+    // out (rows, m.width()) = x (rows, k) @ m + bias. `bytes` is scratch of rows * scratch_bytes(k).
     void (*linear)(const Linear& m, const float* x, size_t rows, size_t x_stride, float* out, uint8_t* bytes);
     void (*rms_norm)(const float* x, const float* gain, size_t n, float* out);
     void (*silu_times)(const float* gate, const float* up, size_t n, float* out);

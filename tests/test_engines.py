@@ -258,7 +258,7 @@ def test_make_engine_refuses_unknown_names_and_options(small_map_config: ModelCo
         ("torch", {"temperature": "hot"}, "temperature: expected a finite number >= 0, got 'hot'"),
         ("torch", {"kv_bits": 3}, "kv_bits: expected 4 or 16, got 3"),
         ("torch", {"precision": "int8"}, "precision: engine 'torch' computes in float32 only, got 'int8'"),
-        ("native", {"precision": "fp8"}, "precision: expected 'auto', 'int8' or 'float32', got 'fp8'"),
+        ("native", {"precision": "fp8"}, "precision: expected 'auto', 'int8', 'int4' or 'float32', got 'fp8'"),
         ("native", {"threads": 0}, "threads: expected 1..1024, got 0"),
         ("torch", {"threads": 2}, "threads: engine 'torch' goes by torch.set_num_threads, got 2"),
     ):

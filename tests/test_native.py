@@ -23,7 +23,7 @@ from gamegen_env.transformer import Transformer
 from tests.conftest import random_model
 from tests.test_engines import ACTIONS, play, spell
 
-PRECISIONS = ("int8", "float32")
+PRECISIONS = ("int8", "int4", "float32")
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def packaged_tile_map(name: str) -> np.ndarray:
     return codes.ravel()
 
 
-@pytest.mark.parametrize(("precision", "least"), [("float32", 0.9), ("int8", 0.5)])
+@pytest.mark.parametrize(("precision", "least"), [("float32", 0.9), ("int8", 0.5), ("int4", 0.1)])
 def test_packaged_weights_play_as_in_torch(precision: str, least: float) -> None:
     """Steps of 8 games, each decided from the torch engine's own history, so that one difference stays one.
 

@@ -232,8 +232,8 @@ def make_engine(
     """Build an engine by name.
 
     Args:   name: "native", "torch", "reference", or "auto": native, or torch with a warning where the native one
-            was not built. precision: of the arithmetic, "int8" or "float32", or "auto": int8 for native, float32
-            for the others, which have nothing else. threads: of the native engine, default one per core; the
+            was not built. precision: of the arithmetic, "int8", "int4" or "float32", or "auto": int8 for native,
+            float32 for the others, which have nothing else. threads: of the native engine, default one per core; the
             others go by `torch.set_num_threads`.
     Raises: ValueError naming the known engines, devices or precisions; ImportError if "native" was not built.
     """
@@ -246,13 +246,13 @@ def make_engine(
         raise ValueError(f"engine: expected one of {known}, got {name!r}")
     if device != "cpu":
         raise ValueError(f"device: engine {name!r} runs on 'cpu' only, got {device!r}")
-    if precision not in ("auto", "int8", "float32"):
-        raise ValueError(f"precision: expected 'auto', 'int8' or 'float32', got {precision!r}")
+    if precision not in ("auto", "int8", "int4", "float32"):
+        raise ValueError(f"precision: expected 'auto', 'int8', 'int4' or 'float32', got {precision!r}")
     if name in ("auto", "native"):
         try:
             from gamegen_env.engine.native import NativeEngine
         except ImportError as error:
-            if name == "native" or precision == "int8" or threads is not None:
+            if name == "native" or precision in ("int8", "int4") or threads is not None:
                 raise ImportError(f"engine 'native': expected it built, got: {error}; {BUILD}") from None
             warnings.warn(f"the native engine is not built; playing with 'torch', far slower. {BUILD}", stacklevel=2)
             name = "torch"
@@ -267,8 +267,8 @@ def make_engine(
                 precision=chosen,
                 threads=threads,
             )
-    if precision == "int8":
-        raise ValueError(f"precision: engine {name!r} computes in float32 only, got 'int8'")
+    if precision in ("int8", "int4"):
+        raise ValueError(f"precision: engine {name!r} computes in float32 only, got {precision!r}")
     if threads is not None:
         raise ValueError(f"threads: engine {name!r} goes by torch.set_num_threads, got {threads!r}")
     return engines[name](config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits)

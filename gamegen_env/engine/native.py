@@ -5,7 +5,8 @@ as it is. A step of all slots is one call without the interpreter's lock. Result
 neither batch nor threads nor instruction set, to the bit.
 
 In precision "int8", weights (one scale per output) and activations (one per row) are 8-bit
-integers and their products exact; "float32" computes what the `torch` engine computes, with
+integers and their products exact; "int4" is the same with 4-bit weights (one scale per 32)
+in the blocks, for models larger than the caches; "float32" computes what the `torch` engine computes, with
 sums in another order.
 """
 
@@ -24,7 +25,7 @@ from gamegen_env.sampling import gumbel_table
 from gamegen_env.transformer import Transformer
 
 HALVES = {"kv_half", "kv_scale_minimum"}  # arrays of a state that are fp16; C++ counts them as 16-bit integers
-PRECISIONS = ("int8", "float32")
+PRECISIONS = ("int8", "int4", "float32")
 FEW_SLOTS = 4  # below that, threads cost more than they give
 
 
@@ -61,7 +62,7 @@ class NativeEngine(Engine):
     ) -> None:
         """Pack the weights.
 
-        Args:   as `Engine`; precision: "int8" or "float32"; threads: >= 1, default one per core, or
+        Args:   as `Engine`; precision: "int8", "int4" or "float32"; threads: >= 1, default one per core, or
                 OMP_NUM_THREADS if that is set, and one for fewer than FEW_SLOTS slots; isa: "auto" or one of
                 `available_isas()`.
         Raises: ValueError on values outside these.

@@ -84,7 +84,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--kv-bits", type=int, default=4, choices=(4, 16))
     parser.add_argument("--temperature", type=float, default=0.5)
     parser.add_argument("--engine", default="auto", choices=("auto", "native", "torch", "reference"))
-    parser.add_argument("--precision", default="auto", choices=("auto", "int8", "float32"), help="of the arithmetic")
+    parser.add_argument(
+        "--precision", default="auto", choices=("auto", "int8", "int4", "float32"), help="of the arithmetic"
+    )
     parser.add_argument(
         "--out",
         required=True,

@@ -152,17 +152,20 @@ void bench_linear(Bench& bench) {
     Random random(1);
     const struct { const char* name; size_t n_out, k; } shapes[] = {
         {"qkv 384x256", 384, 256},       {"out 256x256", 256, 256},          {"gate_up 1536x256", 1536, 256},
-        {"down 256x768", 256, 768},      {"code_logits 8192x256", 8192, 256},
+        {"down 256x768", 256, 768},      {"code_logits 8192x256", 8192, 256}, {"gate_up 4096x512", 4096, 512},
     };
-    for (bool int8 : {true, false})
+    const struct { Weights weights; const char* name; double bytes; } kinds[] = {
+        {Weights::INT8, "int8 ", 1}, {Weights::INT4, "int4 ", 0.5625}, {Weights::FLOAT, "float ", 4}};
+    for (const auto& kind : kinds)
         for (const auto& shape : shapes)
             for (size_t rows : {1, 2, 6, 24}) {
-                const Linear m = linear(random, shape.n_out, shape.k, int8);
+                const Linear m = linear(random, shape.n_out, shape.k, kind.weights);
                 const auto x = floats(random, rows * shape.k);
-                std::vector<uint8_t> scratch(rows * round_up(shape.k, 4) + 16);
+                std::vector<uint8_t> scratch(rows * scratch_bytes(shape.k));
                 const double weights = static_cast<double>(shape.n_out * shape.k);
-                bench(std::string(int8 ? "linear int8 " : "linear float ") + shape.name + " rows " + std::to_string(rows),
-                      std::vector<float>(rows * m.width()), 2 * weights * static_cast<double>(rows), weights * (int8 ? 1 : 4), int8,
+                bench(std::string("linear ") + kind.name + shape.name + " rows " + std::to_string(rows),
+                      std::vector<float>(rows * m.width()), 2 * weights * static_cast<double>(rows), weights * kind.bytes,
+                      kind.weights != Weights::FLOAT,
                       [&](const Ops& ops, std::vector<float>& out) {
                           ops.linear(m, x.data(), rows, shape.k, out.data(), scratch.data());
                       });

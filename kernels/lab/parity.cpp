@@ -60,25 +60,27 @@ private:
 };
 
 void check_linear(Check& check, Random& random, Values values) {
-    for (bool int8 : {false, true})
+    const std::pair<Weights, const char*> kinds[] = {
+        {Weights::FLOAT, "linear_f32"}, {Weights::INT8, "linear_i8"}, {Weights::INT4, "linear_i4"}};
+    for (const auto& [weights, name] : kinds)
         for (size_t k : SIZES)
             for (size_t n_out : {1, 64, 70, 130}) {
-                const Linear m = linear(random, n_out, k, int8);
+                const Linear m = linear(random, n_out, k, weights);
                 for (size_t rows : {1, 2, 3, 5, 6, 7, 13}) {
                     const size_t stride = k + random.below(3);
                     const auto x = floats(random, rows * stride, values);
-                    std::vector<uint8_t> bytes(rows * round_up(k, 4) + 16);
-                    check(int8 ? "linear_i8" : "linear_f32", std::vector<float>(rows * m.width()),
+                    std::vector<uint8_t> bytes(rows * scratch_bytes(k));
+                    check(name, std::vector<float>(rows * m.width()),
                           [&](const Ops& ops, std::vector<float>& out) { ops.linear(m, x.data(), rows, stride, out.data(), bytes.data()); });
                 }
             }
     // The largest sums that bytes can give.
     for (size_t k : {64, 1024}) {
-        Linear m = linear(random, 64, k, true);
+        Linear m = linear(random, 64, k, Weights::INT8);
         for (auto& w : m.w8) w = -127;
         for (auto& o : m.offset) o = static_cast<int32_t>(k) * -127 * 128;
         const std::vector<float> x(k, 2.0f);
-        std::vector<uint8_t> bytes(k + 16);
+        std::vector<uint8_t> bytes(scratch_bytes(k));
         check("linear_i8", std::vector<float>(m.width()),
               [&](const Ops& ops, std::vector<float>& out) { ops.linear(m, x.data(), 1, k, out.data(), bytes.data()); });
     }

@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "half.h"
@@ -41,13 +42,26 @@ inline std::vector<float> floats(Random& random, size_t n, Values values = Value
     return x;
 }
 
-inline Linear linear(Random& random, size_t n_out, size_t k, bool int8) {
+enum class Weights { FLOAT, INT8, INT4 };
+
+inline Linear linear(Random& random, size_t n_out, size_t k, Weights weights) {
     Linear m;
     m.n_out = n_out;
     m.k = k;
     m.blocks = round_up(n_out, BLOCK) / BLOCK;
     m.bias = floats(random, m.width());
-    if (!int8) {
+    if (weights == Weights::INT4) {
+        const size_t groups = round_up(k, GROUP4) / GROUP4;
+        m.w4.resize(m.blocks * BLOCK / STRIP * groups * RECORD4);
+        for (size_t i = 0; i < m.w4.size(); ++i) m.w4[i] = static_cast<uint8_t>(random.bits());
+        for (size_t i = STRIP * GROUP4 / 2; i < m.w4.size(); i += RECORD4)
+            for (size_t n = 0; n < STRIP; ++n) {
+                const uint16_t half = float_to_half(random.uniform(-0.1f, 0.1f));
+                std::memcpy(m.w4.data() + i + 2 * n, &half, 2);
+            }
+        return m;
+    }
+    if (weights == Weights::FLOAT) {
         m.w = floats(random, m.blocks * k * BLOCK);
         return m;
     }
