@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "hd.h"
+
 namespace gamegen {
 
 enum Kind : int32_t { KEY, ACT, SCROLL, UPD, END };
@@ -11,23 +13,23 @@ enum Kind : int32_t { KEY, ACT, SCROLL, UPD, END };
 struct Token {
     int32_t kind, a, b, x, y;  // x, y: origin
     int64_t time;
-    bool cell() const { return kind == KEY || kind == UPD; }
-    bool operator==(const Token& o) const {
+    GAMEGEN_HD bool cell() const { return kind == KEY || kind == UPD; }
+    GAMEGEN_HD bool operator==(const Token& o) const {
         return kind == o.kind && a == o.a && b == o.b && x == o.x && y == o.y && time == o.time;
     }
 };
 
 struct Grammar {
     int32_t map_cells, view_cells, max_scroll, cell_size, n_codes, n_actions;
-    int32_t n_cells() const { return map_cells * map_cells; }
-    int32_t size() const { return map_cells * cell_size; }  // of the torus, pixels
-    int32_t side() const { return 2 * max_scroll + 1; }
-    int32_t n_events() const { return n_cells() + side() * side() + 1; }
-    int32_t end_event() const { return n_events() - 1; }
-    int32_t still_event() const { return n_cells() + max_scroll * side() + max_scroll; }  // a scroll by (0, 0)
+    GAMEGEN_HD int32_t n_cells() const { return map_cells * map_cells; }
+    GAMEGEN_HD int32_t size() const { return map_cells * cell_size; }  // of the torus, pixels
+    GAMEGEN_HD int32_t side() const { return 2 * max_scroll + 1; }
+    GAMEGEN_HD int32_t n_events() const { return n_cells() + side() * side() + 1; }
+    GAMEGEN_HD int32_t end_event() const { return n_events() - 1; }
+    GAMEGEN_HD int32_t still_event() const { return n_cells() + max_scroll * side() + max_scroll; }  // a scroll by (0, 0)
 
     // Does a row (or column) of cells show a pixel, the origin on this axis being `origin`?
-    bool shown(int32_t line, int32_t origin) const {
+    GAMEGEN_HD bool shown(int32_t line, int32_t origin) const {
         const int32_t place = (line - origin / cell_size + map_cells) % map_cells;
         return place < view_cells + (origin % cell_size > 0);
     }
@@ -45,7 +47,7 @@ struct Grammar {
         logits[still_event()] = never;
     }
     // The token that an event makes; a and b of UPD and END are not decided yet.
-    Token after(const Token& last, int32_t event) const {
+    GAMEGEN_HD Token after(const Token& last, int32_t event) const {
         Token next = last;
         next.b = 0;
         if (event < n_cells()) {

@@ -3,9 +3,11 @@
 #include <cstdint>
 #include <cstring>
 
+#include "hd.h"
+
 namespace gamegen {
 
-static inline float half_to_float(uint16_t h) {
+GAMEGEN_HD static inline float half_to_float(uint16_t h) {
     const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16;
     uint32_t exponent = (h >> 10) & 31, mantissa = h & 1023, bits;
     if (exponent == 31) {
@@ -23,7 +25,7 @@ static inline float half_to_float(uint16_t h) {
 }
 
 // Round to nearest, half to even; beyond the range: infinity.
-static inline uint16_t float_to_half(float x) {
+GAMEGEN_HD static inline uint16_t float_to_half(float x) {
     uint32_t bits;
     std::memcpy(&bits, &x, 4);
     const uint32_t sign = (bits >> 16) & 0x8000;

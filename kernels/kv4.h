@@ -14,7 +14,7 @@ struct Group4 {
 };
 
 // values: 64 floats, finite, below 65504 in magnitude.
-inline Group4 quantise4(const float* values) {
+GAMEGEN_HD inline Group4 quantise4(const float* values) {
     Group4 g;
     float low = values[0], high = values[0];
     for (size_t i = 1; i < 64; ++i) {

@@ -3,11 +3,13 @@
 #include <cstdint>
 #include <vector>
 
+#include "hd.h"
+
 namespace gamegen {
 
 enum Purpose : uint32_t { EVENT_NOISE, CODE_NOISE, REWARD_NOISE, DONE_NOISE };
 
-inline uint32_t mix_bits(uint32_t x) {  // lowbias32, public domain
+GAMEGEN_HD inline uint32_t mix_bits(uint32_t x) {  // lowbias32, public domain
     x ^= x >> 16;
     x *= 0x7FEB352Du;
     x ^= x >> 15;
@@ -15,7 +17,7 @@ inline uint32_t mix_bits(uint32_t x) {  // lowbias32, public domain
     return x ^ (x >> 16);
 }
 
-inline uint32_t noise_key(uint64_t seed, uint64_t step, uint64_t position, Purpose purpose) {
+GAMEGEN_HD inline uint32_t noise_key(uint64_t seed, uint64_t step, uint64_t position, Purpose purpose) {
     uint32_t key = mix_bits(static_cast<uint32_t>(seed));
     for (uint64_t part : {seed >> 32, step & 0xFFFFFFFFu, step >> 32, position, static_cast<uint64_t>(purpose)})
         key = mix_bits(key + 0x9E3779B9u + static_cast<uint32_t>(part));
@@ -23,7 +25,7 @@ inline uint32_t noise_key(uint64_t seed, uint64_t step, uint64_t position, Purpo
 }
 
 // Noise of a class: `table` holds it by the upper 16 bits of the hash.
-inline float gumbel(const float* table, uint32_t key, uint32_t of_class) {
+GAMEGEN_HD inline float gumbel(const float* table, uint32_t key, uint32_t of_class) {
     return table[mix_bits(key + of_class * 0x9E3779B9u) >> 16];
 }
 

@@ -12,9 +12,10 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../hd.h"
+
 #if defined(__CUDACC__)
 
-#define GAMEGEN_HD __host__ __device__
 #define KERNEL __global__ void
 #define DEVICE static __device__ __forceinline__
 #define SHARED(type, name, n) __shared__ type name[n]
@@ -59,7 +60,6 @@ DEVICE void mma_s8(int (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) 
 #include <utility>
 #include <vector>
 
-#define GAMEGEN_HD
 #define KERNEL inline void
 #define DEVICE static inline
 #define SIMT_TEXT_(x) #x

@@ -1,0 +1,77 @@
+"""The `cuda` engine: the token loop of `native` on a GPU (`kernels/cuda/`), and the same sources emulated on the host.
+
+Arithmetic is 8-bit with the 4-bit cache, as `native` in precision "int8", whose tokens and states it has. The emulation
+is for tests: it runs each GPU thread as a fiber and looks for races, thousands of times slower than a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from gamegen_env.config import ModelConfig
+from gamegen_env.engine.native import NativeEngine
+from gamegen_env.sampling import gumbel_table
+from gamegen_env.transformer import Transformer
+
+
+class CudaEngine(NativeEngine):
+    """Slots in GPU memory; a state of `native` loads into it, and the other way round."""
+
+    name = "cuda"
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        transformer: Transformer,
+        num_slots: int,
+        *,
+        temperature: float = 1.0,
+        kv_bits: int = 4,
+        emulate: bool = False,
+    ) -> None:
+        """Move the weights to the GPU and allocate every slot.
+
+        Args:   as `Engine`, kv_bits 4 only; emulate: run on the host instead.
+        Raises: ValueError on values outside these; ImportError where the module was not built; RuntimeError naming
+                what is missing, driver, GPU or memory.
+        """
+        if kv_bits != 4:
+            raise ValueError(f"kv_bits: engine 'cuda' has a 4-bit cache only, got {kv_bits!r}")
+        super(NativeEngine, self).__init__(config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits)
+        self.precision, self.emulated = "int8", emulate
+        module = "_simt" if emulate else "_cuda"
+        try:
+            built: Any = importlib.import_module(f"gamegen_env.engine.{module}")
+        except ImportError as error:
+            raise ImportError(f"engine 'cuda': expected {module} built (kernels/README.md), got: {error}") from None
+        s, t = config.stream, config.transformer
+        self._engine = built.Engine(
+            {
+                "map_cells": s.map_cells, "view_cells": s.view_cells, "max_scroll": s.max_scroll,
+                "cell_size": config.tokenizer.cell_size, "n_codes": config.tokenizer.codebook_size,
+                "n_actions": t.n_actions, "n_layers": t.n_layers, "d_model": t.d_model, "n_heads": t.n_heads,
+                "n_kv_heads": t.n_kv_heads, "d_ff": t.d_ff, "window": t.window, "pointer": t.pointer,
+                "ballistics": t.ballistics,
+            },
+            {name: tensor.contiguous().numpy() for name, tensor in transformer.state_dict().items()},
+            {name: getattr(self, name) for name in ("codes", "origin", "seed", "position", "time", "since_keyframe")},
+            gumbel_table().numpy(),
+            num_slots,
+            float(temperature),
+        )  # fmt: skip
+
+    @property
+    def isa(self) -> str:
+        """What the kernels run on."""
+        return "emulated" if self.emulated else "cuda"
+
+    @property
+    def threads(self) -> int:
+        """Threads of the host that decode."""
+        return 1
+
+    def draft(self, when: str) -> None:
+        """Only "never": this engine does not guess. Raises: ValueError on another word."""
+        if when != "never":
+            raise ValueError(f"drafting: expected never, got {when!r}; engine 'cuda' does not guess")

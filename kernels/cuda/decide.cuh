@@ -1,0 +1,336 @@
+// From hidden states to next tokens: grammar mask, ballistic attention, pointer memory, sampler. See decide.cpp.
+#pragma once
+#include "../noise.h"
+#include "attention.cuh"
+
+namespace gamegen::cuda {
+
+constexpr float GAIN = 4.0f, SPREAD = 0.15f, FLOOR = 1e-20f;
+
+DEVICE float softplus(float x) { return x > 20 ? x : lib_log1p(lib_exp(x)); }
+DEVICE float sigmoid(float x) { return 1 / (1 + lib_exp(-x)); }
+DEVICE bool decides(const View& w, int row) { return row < *w.n_rows && w.rows[row].decides; }
+
+// Motion of the updates in this pass. 32 threads per row.
+KERNEL remember(View w) {
+    const int row = static_cast<int>(block_index()), i = static_cast<int>(thread_index());
+    if (row >= *w.n_rows || w.rows[row].token.kind != UPD || i >= static_cast<int>(MOTION)) return;
+    const PassRow& r = w.rows[row];
+    Latest& latest = w.latest[r.slot * w.max_latest + w.live[r.slot].n_latest + r.order];
+    latest.motion[i] = product_f32(w.motion, w.hidden + row * w.config.d_model, i);
+    if (i) return;
+    latest.position = r.position;
+    latest.cell = r.token.a;
+    latest.time = r.token.time;
+}
+KERNEL count_remembered(View w) {
+    if (thread_index()) return;
+    for (int row = 0; row < *w.n_rows; ++row) w.live[w.rows[row].slot].n_latest += w.rows[row].token.kind == UPD;
+}
+
+// Event logits += where paths lead. A block per row.
+KERNEL add_paths(View w) {
+    const int row = static_cast<int>(block_index()), thread = static_cast<int>(thread_index());
+    if (!decides(w, row)) return;
+    SHARED(int, quads, 16);
+    SHARED(float, numbers, 2);
+    SHARED(float, floats, 64);
+    SHARED(float, place, 2 * REACH);
+    SHARED(float, elapsed, REACH);
+    SHARED(float, weights, REACH);
+    SHARED(float, lines, 64);   // nearness of rows, then of columns
+    SHARED(float, inverse, 2);  // of their sums
+    const PassRow& r = w.rows[row];
+    const Config& c = w.config;
+    const int window = static_cast<int>(c.window), m = c.grammar.map_cells, n_heads = static_cast<int>(c.n_heads);
+    const Latest* latest = w.latest + r.slot * w.max_latest;
+    const int stop = w.live[r.slot].n_latest;
+    int start = stop > static_cast<int>(REACH) ? stop - static_cast<int>(REACH) : 0;
+    while (start < stop && r.position - latest[start].position >= window) ++start;
+    const int n = stop - start;
+    if (n == 0) return;
+    for (int i = thread; i < 2 * n; i += static_cast<int>(block_size())) {
+        const Latest& u = latest[start + i / 2];
+        const int axis = i % 2, from = axis ? u.cell % m : u.cell / m;
+        const auto dt = static_cast<float>(r.token.time - u.time);
+        const float velocity = u.motion[axis], gravity = u.motion[2 + axis];
+        const float contact = 1 + softplus(u.motion[4 + axis] + 4), back = sigmoid(u.motion[6 + axis]);
+        const float before = contact < dt ? contact : dt;
+        place[i] = static_cast<float>(from) + velocity * (before - back * (dt - before)) + gravity * dt * dt / 2;
+        if (!axis) elapsed[i / 2] = dt;
+    }
+    constexpr int MOST = 1024 / ATTEND_THREADS;  // cells per thread
+    float led[MOST] = {};
+    for (int h = 0; h < n_heads; ++h) {
+        const int kv = h / (n_heads / static_cast<int>(c.n_kv_heads));
+        const View4 s = see(w, r, static_cast<int>((c.n_layers - 1) * c.n_kv_heads) + kv, r.position);
+        Head query = load_head(w.queries + row * w.ballistic_query.width + h * 64);
+        norm_head(query, w.ballistic_norm);
+        place_head(query, w.turn + row * 64);
+        for (float& v : query.v) v *= 0.125f;
+        put_query(query, quads, numbers, 0, thread < 16);
+        if (thread < 16)
+            for (int j = 0; j < 4; ++j) floats[lane16() + 16 * j] = query.v[j];
+        block_sync();
+        if (thread < n) {
+            const int64_t position = latest[start + thread].position;
+            float score;
+            if (position < r.committed) {
+                const int at = static_cast<int>(position % window);
+                score = hidden_place(s, at) ? LOWEST : score_place(get_query(quads, numbers, 0), s, at);
+            } else {  // sixteen lanes in one thread
+                const uint16_t* key = s.staged + static_cast<size_t>(position - r.committed) * s.staged_stride;
+                float sum[16];
+                for (int i = 0; i < 16; ++i) {
+                    sum[i] = floats[i] * half_to_float(key[i]);
+                    for (int j = 16; j < 64; j += 16) sum[i] = fmaf(floats[i + j], half_to_float(key[i + j]), sum[i]);
+                }
+                for (int apart = 8; apart; apart /= 2)
+                    for (int i = 0; i < apart; ++i) sum[i] += sum[i + apart];
+                score = sum[0];
+            }
+            weights[thread] = score - w.ageing[h] * elapsed[thread];
+        }
+        block_sync();
+        if (thread == 0) {
+            float top = 0, sum = 0;  // beside a zero: an event may follow nothing at all
+            for (int k = 0; k < n; ++k) top = top < weights[k] ? static_cast<float>(weights[k]) : top;
+            for (int k = 0; k < n; ++k) {
+                const float e = lib_exp(weights[k] - top);
+                weights[k] = e;
+                sum += e;
+            }
+            sum += lib_exp(-top);
+            for (int k = 0; k < n; ++k) weights[k] = weights[k] / sum;
+        }
+        block_sync();
+        const float* raw = w.aims + row * w.max_aims + 4 * h;
+        const float spread = softplus(raw[2]) + SPREAD, precision = 1 / (spread * spread), gain = GAIN * (1 + raw[3]);
+        for (int k = 0; k < n; ++k) {
+            const float weight = weights[k];
+            if (weight == 0) continue;
+            if (thread < 64) {
+                const int cell = thread % 32;
+                const float period = static_cast<float>(m), apart = static_cast<float>(cell) - (place[2 * k + thread / 32] + raw[thread / 32]);
+                const float d = fmaf(nearbyintf(apart * (1.0f / period)), 0.0f - period, apart);
+                lines[thread] = cell < m ? exp_own(d * d * (-0.5f * precision)) : 0.0f;
+            }
+            block_sync();
+            if (thread < 2) {
+                float sum = 0;
+                for (int i = 0; i < 32; ++i) sum += lines[32 * thread + i];
+                inverse[thread] = sum > 0 ? 1.0f / sum : 0.0f;
+            }
+            block_sync();
+            for (int i = 0, cell = thread; i < MOST && cell < m * m; ++i, cell += ATTEND_THREADS)
+                led[i] = fmaf(lines[cell / m] * inverse[0] * (weight * gain), lines[32 + cell % m] * inverse[1], led[i]);
+            block_sync();
+        }
+    }
+    for (int i = 0, cell = thread; i < MOST && cell < m * m; ++i, cell += ATTEND_THREADS)
+        w.events[row * w.event_head.width + cell] += led[i];
+}
+KERNEL aim(View w) {
+    const int row = static_cast<int>(block_index());
+    if (!decides(w, row)) return;
+    for (int i = static_cast<int>(thread_index()); i < w.aim.n_out; i += static_cast<int>(block_size()))
+        w.aims[row * w.max_aims + i] = product_f32(w.aim, w.hidden + row * w.config.d_model, i);
+}
+
+DEVICE bool allowed(const Grammar& g, const Token& last, int event) {
+    if (event < g.n_cells())
+        return event >= (last.kind == UPD ? last.a + 1 : 0) && g.shown(event / g.map_cells, last.y) && g.shown(event % g.map_cells, last.x);
+    return event == g.end_event() || (last.kind == ACT && event != g.still_event());
+}
+
+// The best score over the block and its lowest class, known to everyone; `none` where nobody has one.
+DEVICE int block_best(float score, int of_class, int none, SHARED_ARRAY(float, best), SHARED_ARRAY(int, who)) {
+    for (int h = 16; h; h /= 2) {
+        const float other = shuffle_xor(score, h);
+        const int other_class = shuffle_xor(of_class, h);
+        if (other > score || (other == score && other_class < of_class)) score = other, of_class = other_class;
+    }
+    block_sync();
+    if (thread_index() % 32 == 0) {
+        best[thread_index() / 32] = score;
+        who[thread_index() / 32] = of_class;
+    }
+    block_sync();
+    score = best[0];
+    of_class = who[0];
+    for (unsigned i = 1; i < block_size() / 32; ++i)
+        if (best[i] > score || (best[i] == score && who[i] < of_class)) score = best[i], of_class = who[i];
+    return score > LOWEST ? of_class : none;
+}
+// As Decider::draw, by the whole block.
+DEVICE int block_draw(const View& w, const float* logits, int n, uint32_t key, float temperature, SHARED_ARRAY(float, box),
+                      SHARED_ARRAY(int, who)) {
+    const float top = block_maximum(logits, n, box), least = top - w.span * temperature;
+    float best = LOWEST;
+    int of_class = n - 1;
+    for (int i = static_cast<int>(thread_index()); i < n; i += static_cast<int>(block_size())) {
+        const float score = temperature == 0   ? logits[i]
+                            : logits[i] >= least ? logits[i] / temperature + gumbel(w.gumbel, key, static_cast<uint32_t>(i))
+                                                 : LOWEST;
+        if (score > best) best = score, of_class = i;
+    }
+    const int drawn = block_best(best, of_class, n - 1, box, who);
+    // Where every logit is -inf, the first one equals the largest.
+    return temperature == 0 && top == LOWEST ? 0 : drawn;
+}
+DEVICE int draw_few(const View& w, const float* logits, int n, uint32_t key, float temperature) {
+    int best = n - 1;
+    float best_score = LOWEST, top = LOWEST;
+    for (int i = 0; i < n; ++i) top = top > logits[i] ? top : logits[i];
+    for (int i = 0; i < n; ++i) {
+        if (!(logits[i] >= top - w.span * temperature)) continue;
+        const float score = temperature == 0 ? logits[i] : logits[i] / temperature + gumbel(w.gumbel, key, static_cast<uint32_t>(i));
+        if (score > best_score) best_score = score, best = i;
+    }
+    return best;
+}
+
+KERNEL draw_event(View w) {
+    const int row = static_cast<int>(block_index()), thread = static_cast<int>(thread_index());
+    if (row >= *w.n_rows) return;
+    if (!w.rows[row].decides) {
+        if (thread == 0) w.wanted[row] = 0;
+        return;
+    }
+    SHARED(float, box, ATTEND_THREADS / 32);
+    SHARED(int, who, ATTEND_THREADS / 32);
+    SHARED(float, ends, 5);
+    const PassRow& r = w.rows[row];
+    const Grammar& g = w.config.grammar;
+    const Live& live = w.live[r.slot];
+    float* logits = w.events + row * w.event_head.width;
+    for (int i = thread; i < g.n_events(); i += static_cast<int>(block_size()))
+        if (!allowed(g, r.token, i)) logits[i] = LOWEST;
+    block_sync();
+    const auto seed = static_cast<uint64_t>(live.seed), time = static_cast<uint64_t>(r.token.time);
+    const auto count = static_cast<uint64_t>(r.index + 1);
+    const int event = block_draw(w, logits, g.n_events(), noise_key(seed, time, count, EVENT_NOISE), w.temperature, box, who);
+    Token next = g.after(r.token, event);
+    if (next.kind == END && thread < 5) ends[thread] = product_f32(w.end_head, w.hidden + row * w.config.d_model, thread);
+    block_sync();
+    if (thread) return;
+    if (next.kind == END) {
+        const float outcome = w.temperature > 0 ? 1.0f : 0.0f;
+        float values[5];
+        for (int i = 0; i < 5; ++i) values[i] = ends[i];
+        next.a = draw_few(w, values, 3, noise_key(seed, time, count, REWARD_NOISE), outcome);
+        next.b = draw_few(w, values + 3, 2, noise_key(seed, time, count, DONE_NOISE), outcome);
+    }
+    w.next[row] = next;
+    w.wanted[row] = next.kind == UPD;
+}
+
+// What the code head reads: hidden state, then place and present code of the cell.
+KERNEL describe(View w) {
+    const int row = static_cast<int>(block_index()), d = static_cast<int>(w.config.d_model);
+    if (skipped(w, row, w.wanted)) return;
+    const Grammar& g = w.config.grammar;
+    const Token t = w.next[row];
+    const int m = g.map_cells, r = t.a / m, col = t.a % m;
+    const int features[4] = {5 + r, 5 + m + col, 5 + 2 * m + (r - t.y / g.cell_size + m) % m, 5 + 3 * m + (col - t.x / g.cell_size + m) % m};
+    const int present = w.codes[w.rows[row].slot * g.n_cells() + t.a];
+    for (int i = static_cast<int>(thread_index()); i < d; i += static_cast<int>(block_size())) {
+        float sum = 0;
+        for (int f : features) sum += w.small[static_cast<size_t>(f) * d + i];
+        w.described[row * 2 * d + i] = w.hidden[row * d + i];
+        w.described[row * 2 * d + d + i] = sum + w.code[static_cast<size_t>(present) * d + i];
+    }
+}
+
+KERNEL draw_code(View w) {
+    const int row = static_cast<int>(block_index()), thread = static_cast<int>(thread_index()), threads = static_cast<int>(block_size());
+    if (skipped(w, row, w.wanted)) return;
+    SHARED(float, box, ATTEND_THREADS / 32);
+    SHARED(int, who, ATTEND_THREADS / 32);
+    SHARED(int, quads, 16);
+    SHARED(float, numbers, 2);
+    SHARED(float, heads, MAX_HEADS * 64);
+    SHARED(float, sentinels, 1);
+    SHARED(float, turn, 64);
+    const PassRow& r = w.rows[row];
+    const Config& c = w.config;
+    const Token update = w.next[row];
+    const int n_codes = c.grammar.n_codes, present = w.codes[r.slot * c.grammar.n_cells() + update.a];
+    float* logits = w.code_scores + static_cast<size_t>(row) * w.code_logits.width;
+    const uint32_t key = noise_key(static_cast<uint64_t>(w.live[r.slot].seed), static_cast<uint64_t>(r.token.time),
+                                   static_cast<uint64_t>(r.index + 1), CODE_NOISE);
+    if (thread == 0) logits[present] = LOWEST;
+    if (!c.pointer) {
+        block_sync();
+        const int code = block_draw(w, logits, n_codes, key, w.temperature, box, who);
+        if (thread == 0) w.next[row].b = code;
+        return;
+    }
+    if (thread < 64) turn[thread] = rotary(w, update, r.position + 1, thread % 32, thread / 32);
+    const int n_kv = static_cast<int>(c.n_kv_heads);
+    float* sum = w.logits + static_cast<size_t>(row) * (c.n_heads + 1) * w.logits_width;
+    float* more = sum + w.logits_width;
+    int width = 0, ring = 0;
+    for (int kv = 0; kv < n_kv; ++kv) {
+        Head query = load_head(w.turned + row * w.pointer_query.width + kv * 64);
+        norm_head(query, w.pointer_norm);
+        if (thread < 16)
+            for (int j = 0; j < 4; ++j) heads[kv * 64 + lane16() + 16 * j] = query.v[j];
+        block_sync();
+        float turned[64];
+        for (int i = 0; i < 64; ++i) turned[i] = turn[i];
+        place_head(query, turned);
+        for (float& v : query.v) v *= 0.125f;
+        put_query(query, quads, numbers, 0, thread < 16);
+        block_sync();
+        const View4 s = see(w, r, static_cast<int>(c.n_layers - 1) * n_kv + kv, r.position + 1);
+        width = s.width();
+        ring = s.ring;
+        scores(query, get_query(quads, numbers, 0), s, kv ? more : sum);
+        block_sync();
+        if (kv)
+            for (int i = thread; i < width; i += threads) sum[i] += more[i];
+        block_sync();
+    }
+    if (thread == 0) {
+        float sentinel = 0;
+        for (int i = 0; i < n_kv * 64; ++i) sentinel += heads[i] * w.sentinel[i];
+        sentinels[0] = sentinel * 0.125f + w.sentinel_bias;
+    }
+    const auto carried = [&](int i) -> int {
+        if (i < ring) return i < static_cast<int>(c.window) ? w.held[r.slot * c.window + i] : -1;
+        return i - ring <= r.index ? w.stage_codes[(r.slot * 2 + r.stage) * w.stage_tokens + i - ring] : -1;
+    };
+    for (int i = thread; i < width; i += threads) {
+        const int code = carried(i);
+        if (code < 0 || code == present) sum[i] = LOWEST;
+    }
+    block_sync();
+    const float sentinel = sentinels[0], largest = block_maximum(sum, width, box), top = sentinel < largest ? largest : sentinel;
+    const float total = block_exponentials(sum, width, top, box) + lib_exp(sentinel - top);
+    const float highest = block_maximum(logits, n_codes, box);
+    const float vocabulary = block_exponentials(logits, n_codes, highest, box);
+    const float by = lib_exp(sentinel - top) / total / vocabulary;
+    for (int i = thread; i < n_codes; i += threads) logits[i] = logits[i] * by;
+    block_sync();
+    // A code's owner adds what the window's tokens give to it, in their order.
+    for (int i = 0; i < width; ++i) {
+        const int code = carried(i);
+        if (code >= 0 && code % threads == thread && sum[i] > 0) logits[code] += sum[i] / total;
+    }
+    block_sync();
+    const float best = block_maximum(logits, n_codes, box);
+    float least = w.temperature == 0 ? best : best * lib_exp(-w.span * w.temperature);
+    least = FLOOR < least ? least : FLOOR;
+    float best_score = LOWEST;
+    int of_class = 0;
+    for (int i = thread; i < n_codes; i += threads) {
+        if (!(logits[i] >= least) || i == present) continue;
+        const float score = w.temperature == 0 ? logits[i] : lib_log(logits[i]) / w.temperature + gumbel(w.gumbel, key, static_cast<uint32_t>(i));
+        if (score > best_score) best_score = score, of_class = i;
+    }
+    const int code = block_best(best_score, of_class, 0, box, who);
+    if (thread == 0) w.next[row].b = code;
+}
+
+}  // namespace gamegen::cuda

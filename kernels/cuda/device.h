@@ -1,0 +1,89 @@
+// Memory of the device that kernels run on: CUDA's, or the host's where they are emulated.
+#pragma once
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "simt.h"
+
+namespace gamegen::cuda {
+
+#if defined(__CUDACC__)
+using Stream = cudaStream_t;
+inline void check(cudaError_t error, const char* what, const char* file, int line) {
+    if (error != cudaSuccess)
+        throw std::runtime_error(std::string("cuda: ") + what + ": " + cudaGetErrorString(error) + " (" + file + ":" + std::to_string(line) + ")");
+}
+#define CHECK_CUDA(call) ::gamegen::cuda::check((call), #call, __FILE__, __LINE__)
+#else
+using Stream = int;
+#endif
+
+// Throws std::runtime_error naming what is missing: driver or GPU.
+inline void need_device() {
+#if defined(__CUDACC__)
+    int count = 0;
+    const cudaError_t error = cudaGetDeviceCount(&count);
+    if (error != cudaSuccess || count == 0)
+        throw std::runtime_error(std::string("cuda: expected a GPU and its driver, got: ") +
+                                 (error != cudaSuccess ? cudaGetErrorString(error) : "no GPU"));
+#endif
+}
+
+// Blocks of device memory, zeroed, that live as long as this.
+class Memory {
+public:
+    Memory() = default;
+    Memory(const Memory&) = delete;
+    ~Memory() {
+        for (void* p : blocks_) {
+#if defined(__CUDACC__)
+            cudaFree(p);
+#else
+            ::operator delete(p);
+#endif
+        }
+    }
+    template <class T> T* zeros(size_t n) {
+        const size_t bytes = (n ? n : 1) * sizeof(T);
+        void* p = nullptr;
+#if defined(__CUDACC__)
+        if (cudaMalloc(&p, bytes) != cudaSuccess)
+            throw std::runtime_error("cuda: expected " + std::to_string((total_ + bytes) >> 20) + " MiB of GPU memory, got less; fewer slots need less");
+        blocks_.push_back(p);
+        CHECK_CUDA(cudaMemset(p, 0, bytes));
+#else
+        p = ::operator new(bytes);
+        blocks_.push_back(p);
+        std::memset(p, 0, bytes);
+#endif
+        total_ += bytes;
+        return static_cast<T*>(p);
+    }
+    template <class T> T* copy(const std::vector<T>& values) {
+        T* p = zeros<T>(values.size());
+        put(p, values.data(), values.size());
+        return p;
+    }
+    template <class T> static void put(T* to, const T* from, size_t n) {
+#if defined(__CUDACC__)
+        CHECK_CUDA(cudaMemcpy(to, from, n * sizeof(T), cudaMemcpyHostToDevice));
+#else
+        if (n) std::memcpy(static_cast<void*>(to), from, n * sizeof(T));
+#endif
+    }
+    template <class T> static void get(T* to, const T* from, size_t n) {
+#if defined(__CUDACC__)
+        CHECK_CUDA(cudaMemcpy(to, from, n * sizeof(T), cudaMemcpyDeviceToHost));
+#else
+        if (n) std::memcpy(static_cast<void*>(to), from, n * sizeof(T));
+#endif
+    }
+    size_t total() const { return total_; }
+
+private:
+    std::vector<void*> blocks_;
+    size_t total_ = 0;
+};
+
+}  // namespace gamegen::cuda

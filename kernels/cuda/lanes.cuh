@@ -1,0 +1,118 @@
+// Sixteen lanes on a GPU: half a warp, one number per thread, added in the order of lanes_scalar.h.
+#pragma once
+#include <cmath>
+
+#include "simt.h"
+#include "view.h"
+
+namespace gamegen::cuda {
+
+constexpr float LOWEST = -__builtin_inff();
+constexpr float FAINT = 1e-30f;  // as in ops_impl.h
+
+DEVICE int lane16() { return static_cast<int>(thread_index() & 15); }
+DEVICE float sum16(float x) {
+    for (int h = 8; h; h /= 2) x = x + shuffle_xor(x, h);
+    return x;
+}
+// +0 and -0 tie, so the lanes may end with different zeros: all take lane 0's, as the tree has it.
+DEVICE float largest16(float x) {
+    for (int h = 8; h; h /= 2) {
+        const float other = shuffle_xor(x, h);
+        x = x > other ? x : other;
+    }
+    return shuffle(x, static_cast<int>(thread_index() & 16));
+}
+
+// The exponential of ops_impl.h.
+DEVICE float exp_own(float x) {
+    x = x < 88.0f ? x : 88.0f;
+    x = x > -87.3f ? x : -87.3f;
+    const float n = nearbyintf(x * 1.44269504f);
+    float r = fmaf(n, -0.693359375f, x);
+    r = fmaf(n, 2.12194440e-4f, r);
+    float p = 1.9875691500e-4f;
+    p = fmaf(p, r, 1.3981999507e-3f);
+    p = fmaf(p, r, 8.3334519073e-3f);
+    p = fmaf(p, r, 4.1665795894e-2f);
+    p = fmaf(p, r, 1.6666665459e-1f);
+    p = fmaf(p, r, 5.0000001201e-1f);
+    p = fmaf(p * r, r, r + 1.0f);
+    const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+    float power;
+    memcpy(&power, &bits, 4);
+    return p * power;
+}
+DEVICE float exp_or_zero(float x) {
+    float keep = x + 87.0f;
+    keep = keep > 0.0f ? keep : 0.0f;
+    keep = nearbyintf(keep < 1.0f ? keep : 1.0f);
+    return exp_own(x) * keep;
+}
+DEVICE float silu(float x) { return x / (1.0f + exp_own(0.0f - x)); }
+
+// The C library's functions, which the native engine calls. On a GPU they are rounded from double: the nearest float,
+// which the C library misses in a few arguments of a thousand, so the last bit of these is not promised there.
+#if defined(__CUDACC__)
+DEVICE float lib_exp(float x) { return static_cast<float>(exp(static_cast<double>(x))); }
+DEVICE float lib_log(float x) { return static_cast<float>(log(static_cast<double>(x))); }
+DEVICE float lib_log1p(float x) { return static_cast<float>(log1p(static_cast<double>(x))); }
+DEVICE float lib_cos(float x) { return static_cast<float>(cos(static_cast<double>(x))); }
+DEVICE float lib_sin(float x) { return static_cast<float>(sin(static_cast<double>(x))); }
+#else
+DEVICE float lib_exp(float x) { return std::exp(x); }
+DEVICE float lib_log(float x) { return std::log(x); }
+DEVICE float lib_log1p(float x) { return std::log1p(x); }
+DEVICE float lib_cos(float x) { return std::cos(x); }
+DEVICE float lib_sin(float x) { return std::sin(x); }
+#endif
+
+// --- A head of 64 values in half a warp: value lane + 16 j in v[j] ---
+
+struct Head {
+    float v[4];
+};
+DEVICE Head load_head(const float* p) {
+    Head h;
+    for (int j = 0; j < 4; ++j) h.v[j] = p[lane16() + 16 * j];
+    return h;
+}
+DEVICE void norm_head(Head& h, const float* gain) {
+    float squares = 0;
+    for (int j = 0; j < 4; ++j) squares = fmaf(h.v[j], h.v[j], squares);
+    const float by = 1.0f / sqrtf(sum16(squares) / 64.0f + 1.1920929e-7f);
+    for (int j = 0; j < 4; ++j) h.v[j] = h.v[j] * by * gain[lane16() + 16 * j];
+}
+DEVICE void hadamard(Head& h) {
+    for (int j = 0; j < 4; ++j)
+        for (int apart = 1; apart < 16; apart *= 2) {
+            const float other = shuffle_xor(h.v[j], apart);
+            h.v[j] = other + h.v[j] * (lane16() & apart ? -1.0f : 1.0f);
+        }
+    const float s = h.v[0] + h.v[1], t = h.v[0] - h.v[1], u = h.v[2] + h.v[3], v = h.v[2] - h.v[3];
+    h.v[0] = (s + u) * 0.125f;
+    h.v[1] = (t + v) * 0.125f;
+    h.v[2] = (s - u) * 0.125f;
+    h.v[3] = (t - v) * 0.125f;
+}
+// Turn by a rotary embedding, cos (32) then sin (32), and into Hadamard space.
+DEVICE void place_head(Head& h, const float* turn) {
+    for (int j = 0; j < 2; ++j) {
+        const float a = h.v[j], b = h.v[j + 2], cosine = turn[lane16() + 16 * j], sine = turn[32 + lane16() + 16 * j];
+        h.v[j] = a * cosine - b * sine;
+        h.v[j + 2] = b * cosine + a * sine;
+    }
+    hadamard(h);
+}
+DEVICE float fabs_of(float x) { return x < 0 ? -x : x; }
+
+// cos or sin number i (0..31) of a token's rotary embedding, part 0 or 1.
+DEVICE float rotary(const View& w, const Token& t, int64_t position, int i, int part) {
+    const int m = w.config.grammar.map_cells, cell = t.cell() ? t.a : 0, wave = i % 8;
+    const double angle = i < 8 ? static_cast<double>(position) * w.by_position[wave] : i < 16 ? static_cast<double>(t.time) * w.by_time[wave]
+                         : i < 24 ? cell / m * w.waves[wave] : cell % m * w.waves[wave];
+    const float turn = static_cast<float>(fmod(angle, 6.283185307179586476925));
+    return part ? lib_sin(turn) : lib_cos(turn);
+}
+
+}  // namespace gamegen::cuda

@@ -1,0 +1,103 @@
+"""The CUDA engine, emulated: tokens and states of the native one, no race in shared memory; and its machine code.
+
+The emulation is a build of its own:
+    cmake -S kernels -B build/simt -G Ninja -DGAMEGEN_SIMT=ON -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$PWD/gamegen_env/engine
+    ninja -C build/simt _simt
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gamegen_env.checkpoint import load_checkpoint
+from gamegen_env.config import ModelConfig
+from gamegen_env.engine.cuda import CudaEngine
+from gamegen_env.engine.native import NativeEngine
+from gamegen_env.image import packaged_images
+from tests.conftest import random_model
+from tests.test_engines import ACTIONS, spell
+from tests.test_native import packaged_tile_map, same
+
+KERNELS = Path(__file__).parent.parent / "kernels"
+MOST_REGISTERS = 128  # four blocks of 128 threads on a multiprocessor of 64 Ki registers
+
+emulated = pytest.mark.skipif(
+    importlib.util.find_spec("gamegen_env.engine._simt") is None, reason="the emulation, _simt, is not built"
+)
+
+
+def play_both(native: NativeEngine, cuda: CudaEngine, steps: int) -> None:
+    slots = range(native.num_slots)
+    for t in range(steps):
+        # Slots that sit out must not move, and the order asked for is the order answered.
+        asked = [s for s in reversed(slots) if (t + s) % 4 or len(slots) == 1]
+        actions = [ACTIONS[(t + 5 * s) % len(ACTIONS)] for s in asked]
+        expected, got = native.step(asked, actions), cuda.step(asked, actions)
+        for i in range(len(asked)):
+            assert spell(got, i) == spell(expected, i), f"step {t}, slot {asked[i]}"
+    for slot in slots:
+        assert same(cuda.save(slot), native.save(slot))
+
+
+@emulated
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+@pytest.mark.parametrize("slots", [1, 3])
+def test_emulated_engine_decodes_what_native_decodes(
+    small_map_config: ModelConfig, slots: int, temperature: float
+) -> None:
+    """Many keyframes, a window that wraps, pointer and ballistics; warps in another order for every number of slots."""
+    importlib.import_module("gamegen_env.engine._simt").seed(slots)
+    weights = random_model(small_map_config, end_bias=3.0)[1]
+    native = NativeEngine(small_map_config, weights, slots, threads=1, temperature=temperature)
+    cuda = CudaEngine(small_map_config, weights, slots, temperature=temperature, emulate=True)
+    tile_map = np.random.default_rng(0).integers(0, 64, small_map_config.stream.n_cells)
+    for engine in (native, cuda):
+        for slot in range(slots):
+            engine.reset(slot, tile_map, seed=slot)
+    play_both(native, cuda, 20)
+    native.reset(0, tile_map, seed=9)
+    native.step([0], [4])
+    cuda.load(0, native.save(0))  # one snapshot format
+    play_both(native, cuda, 5)
+
+
+@emulated
+@pytest.mark.slow
+@pytest.mark.parametrize("slots", [1, 3, 16])
+@pytest.mark.parametrize("name", ["pocket", "pocket-22"])
+def test_emulated_engine_plays_packaged_weights_as_native_does(name: str, slots: int) -> None:
+    checkpoint = load_checkpoint(name)
+    images = sorted(packaged_images())
+    for first in range(4):
+        native = NativeEngine(checkpoint.config, checkpoint.transformer, slots, threads=1)
+        cuda = CudaEngine(checkpoint.config, checkpoint.transformer, slots, emulate=True)
+        for slot in range(slots):
+            tile_map = packaged_tile_map(images[(first + slot) % len(images)])
+            for engine in (native, cuda):
+                engine.reset(slot, tile_map, seed=slot)
+        play_both(native, cuda, 100)
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+@pytest.mark.parametrize(
+    "arch",
+    ["sm_90", *(pytest.param(a, marks=pytest.mark.slow) for a in ("sm_80", "sm_86", "sm_89", "sm_100", "sm_120"))],
+)
+def test_machine_code_spills_nothing_and_keeps_to_its_registers(arch: str, tmp_path: Path) -> None:
+    options = ["-std=c++20", "-fmad=false", "--expt-relaxed-constexpr", f"-arch={arch}", "-Xptxas", "-v", "-cubin"]
+    source = KERNELS / "cuda" / "engine.cu"
+    result = subprocess.run(["nvcc", *options, "-o", tmp_path / "out", source], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    spills = [int(n) for n in re.findall(r"(\d+) bytes spill", result.stderr)]
+    registers = [int(n) for n in re.findall(r"Used (\d+) registers", result.stderr)]
+    assert len(registers) >= 20
+    assert max(spills) == 0
+    assert max(registers) <= MOST_REGISTERS
