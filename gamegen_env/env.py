@@ -46,7 +46,7 @@ class ImageGameEnv(gym.Env[np.ndarray, np.int64], EzPickle):
     - action_set: "ale" or "procgen".
     - reward: "model" or "survival".
     - repeat_action_probability: chance that the previous action is played again.
-    - engine: "auto" (the native one), "native", "torch" or "reference". device: "cpu".
+    - engine: "auto" (the native one), "native", "torch", "reference" or "cuda". device: "cpu", "cuda" or "auto".
     - temperature: of the sampler; 0 plays the most likely game.
     - kv_bits: 4 or 16, precision of the KV cache.
     - precision: of the arithmetic, "int8", "int4" or "float32"; "auto" is int8 where the engine has it.

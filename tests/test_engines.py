@@ -254,6 +254,11 @@ def test_make_engine_refuses_unknown_names_and_options(small_map_config: ModelCo
     for name, options, message in (
         ("warp", {}, "engine: expected one of"),
         ("torch", {"device": "cuda:0"}, "runs on 'cpu' only, got 'cuda:0'"),
+        ("auto", {"device": "gpu"}, "device: expected 'cpu', 'cuda', 'cuda:0' or 'auto', got 'gpu'"),
+        ("cuda", {}, "engine 'cuda' runs on 'cuda' only, got 'cpu'"),
+        ("cuda", {"device": "cuda", "precision": "int4"}, "engine 'cuda' computes in int8 only, got 'int4'"),
+        ("cuda", {"device": "cuda", "threads": 2}, "threads: engine 'cuda' uses none of the host's, got 2"),
+        ("cuda", {"device": "cuda", "kv_bits": 16}, "kv_bits: engine 'cuda' has a 4-bit cache only, got 16"),
         ("torch", {"temperature": -1}, "temperature: expected"),
         ("torch", {"temperature": "hot"}, "temperature: expected a finite number >= 0, got 'hot'"),
         ("torch", {"kv_bits": 3}, "kv_bits: expected 4 or 16, got 3"),
@@ -266,6 +271,18 @@ def test_make_engine_refuses_unknown_names_and_options(small_map_config: ModelCo
             make_engine(name, small_map_config, model, 1, **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="num_slots: expected an integer >= 1, got 0"):
         make_engine("torch", small_map_config, model, 0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_without_a_gpu_it_says_what_is_missing_or_takes_the_cpu(
+    small_map_config: ModelConfig, model: Transformer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("auto", "cuda"):
+        with pytest.raises((ImportError, RuntimeError), match=r"expected _cuda built|expected a GPU and its driver"):
+            make_engine(name, small_map_config, model, 1, device="cuda:0")
+    with caplog.at_level("INFO"):
+        assert make_engine("auto", small_map_config, model, 1, device="auto").name == "native"
+    assert "the CPU, because" in caplog.text
 
 
 def test_cache_takes_at_most_4_6_bits_per_value(small_map_config: ModelConfig, model: Transformer) -> None:

@@ -8,6 +8,7 @@ adds where hidden states come from.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from gamegen_env.stream import Grammar, Step
 from gamegen_env.transformer import Transformer
 
 State = dict[str, np.ndarray]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -231,23 +233,36 @@ def make_engine(
 ) -> Engine:
     """Build an engine by name.
 
-    Args:   name: "native", "torch", "reference", or "auto": native, or torch with a warning where the native one
-            was not built. precision: of the arithmetic, "int8", "int4" or "float32", or "auto": int8 for native,
-            float32 for the others, which have nothing else. threads: of the native engine, default one per core; the
-            others go by `torch.set_num_threads`.
-    Raises: ValueError naming the known engines, devices or precisions; ImportError if "native" was not built.
+    Args:   name: "native", "torch", "reference", "cuda", or "auto": what fits the device, on a CPU native, or torch
+            with a warning where the native one was not built. device: "cpu", "cuda" (or "cuda:0"), or "auto": the GPU if
+            there is one that can be used; the log says what was chosen. precision: of the arithmetic, "int8", "int4"
+            or "float32", or "auto": int8 for native and cuda, float32 for the others, which have nothing else.
+            threads: of the native engine, default one per core; the others go by `torch.set_num_threads`.
+    Raises: ValueError naming the known engines, devices or precisions; ImportError if the engine was not built;
+            RuntimeError naming what is missing for "cuda": driver, GPU or memory.
     """
     from gamegen_env.engine.cached import CachedEngine
     from gamegen_env.engine.reference import ReferenceEngine
 
     engines: dict[str, type[Engine]] = {e.name: e for e in (CachedEngine, ReferenceEngine)}
-    known = ["auto", "native", *engines]
+    known = ["auto", "native", "cuda", *engines]
     if name not in known:
         raise ValueError(f"engine: expected one of {known}, got {name!r}")
-    if device != "cpu":
+    if device not in ("cpu", "cuda", "cuda:0", "auto"):
+        raise ValueError(f"device: expected 'cpu', 'cuda', 'cuda:0' or 'auto', got {device!r}")
+    if name not in ("auto", "cuda") and device not in ("cpu", "auto"):
         raise ValueError(f"device: engine {name!r} runs on 'cpu' only, got {device!r}")
+    if name == "cuda" and device == "cpu":
+        raise ValueError("device: engine 'cuda' runs on 'cuda' only, got 'cpu'")
     if precision not in ("auto", "int8", "int4", "float32"):
         raise ValueError(f"precision: expected 'auto', 'int8', 'int4' or 'float32', got {precision!r}")
+    if name == "cuda" or (name == "auto" and device != "cpu"):
+        try:
+            return _on_gpu(config, transformer, num_slots, temperature, kv_bits, precision, threads)
+        except (ImportError, RuntimeError, ValueError) as error:
+            if name == "cuda" or device != "auto":
+                raise
+            _log.info("device 'auto': the CPU, because %s", error)
     if name in ("auto", "native"):
         try:
             from gamegen_env.engine.native import NativeEngine
@@ -272,3 +287,18 @@ def make_engine(
     if threads is not None:
         raise ValueError(f"threads: engine {name!r} goes by torch.set_num_threads, got {threads!r}")
     return engines[name](config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits)
+
+
+def _on_gpu(
+    config: ModelConfig, transformer: Transformer, num_slots: int, temperature: float, kv_bits: int, precision: str,
+    threads: int | None,
+) -> Engine:  # fmt: skip
+    from gamegen_env.engine.cuda import CudaEngine
+
+    if precision not in ("auto", "int8"):
+        raise ValueError(f"precision: engine 'cuda' computes in int8 only, got {precision!r}")
+    if threads is not None:
+        raise ValueError(f"threads: engine 'cuda' uses none of the host's, got {threads!r}")
+    engine = CudaEngine(config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits)
+    _log.info("playing on a GPU")
+    return engine

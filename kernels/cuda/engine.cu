@@ -14,7 +14,7 @@ constexpr int PREFILL_ROWS = 64;
 
 LinearView upload(Memory& memory, const Linear& m) {
     LinearView v{static_cast<int>(m.n_out), static_cast<int>(m.k), static_cast<int>(m.width()), nullptr, nullptr, nullptr, nullptr};
-    if (m.quantised()) v.w8 = memory.copy(m.w8), v.scale = memory.copy(m.scale);
+    if (!m.w8.empty()) v.w8 = memory.copy(m.w8), v.scale = memory.copy(m.scale);
     else v.w = memory.copy(m.w);
     v.bias = memory.copy(m.bias);
     return v;
@@ -31,7 +31,7 @@ struct Engine::Parts {
     Stream stream{};
     int64_t passes = 0;
 
-    Parts(const Config& config, const Tensors& tensors, const Integers& n) : model(config, tensors, true), integers(n) {}
+    Parts(const Config& config, const Tensors& tensors, const Integers& n) : model(config, tensors, Precision::INT8), integers(n) {}
 
     void allocate(size_t slots, float temperature, const std::vector<float>& gumbel);
     void forward(unsigned rows);
