@@ -7,7 +7,7 @@ package=build/sanitized/package
 rm -rf "$package" && mkdir -p "$package"
 cp -r gamegen_env tests pyproject.toml "$package/"
 rm -f "$package"/gamegen_env/engine/_native*.so
-cmake -S kernels -B build/sanitized/build -DGAMEGEN_SANITIZE=ON -DCMAKE_BUILD_TYPE=Debug \
+cmake -S kernels -DGAMEGEN_CUDA=OFF -B build/sanitized/build -DGAMEGEN_SANITIZE=ON -DCMAKE_BUILD_TYPE=Debug \
     -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$PWD/build/sanitized" > /dev/null
 cmake --build build/sanitized/build --parallel 2
 cp build/sanitized/_native*.so "$package/gamegen_env/engine/"

@@ -234,10 +234,10 @@ def make_engine(
     """Build an engine by name.
 
     Args:   name: "native", "torch", "reference", "cuda", or "auto": what fits the device, on a CPU native, or torch
-            with a warning where the native one was not built. device: "cpu", "cuda" (or "cuda:0"), or "auto": the GPU if
-            there is one that can be used; the log says what was chosen. precision: of the arithmetic, "int8", "int4"
-            or "float32", or "auto": int8 for native and cuda, float32 for the others, which have nothing else.
-            threads: of the native engine, default one per core; the others go by `torch.set_num_threads`.
+            with a warning where the native one was not built. device: "cpu", "cuda" (or "cuda:0"), or "auto": a GPU
+            that can be used, else the CPU; the log says which. precision: of the arithmetic, "int8", "int4" or
+            "float32", or "auto": int8 for native and cuda, float32 for the others, which have nothing else. threads:
+            of the native engine, default one per core; the others go by `torch.set_num_threads`.
     Raises: ValueError naming the known engines, devices or precisions; ImportError if the engine was not built;
             RuntimeError naming what is missing for "cuda": driver, GPU or memory.
     """
