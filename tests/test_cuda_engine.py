@@ -32,7 +32,12 @@ def simt(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The emulation, built from the sources as they are now: `gamegen_env.engine._simt`."""
     here = tmp_path_factory.mktemp("simt")
     cmake = Path(CMAKE_BIN_DIR) / "cmake"
-    options = ["-DGAMEGEN_SIMT=ON", "-DGAMEGEN_CUDA=OFF", f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={here}", f"-DPython_EXECUTABLE={sys.executable}"]
+    options = [
+        "-DGAMEGEN_SIMT=ON",
+        "-DGAMEGEN_CUDA=OFF",
+        f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={here}",
+        f"-DPython_EXECUTABLE={sys.executable}",
+    ]
     subprocess.run([cmake, "-S", KERNELS, "-B", here / "build", *options], check=True, capture_output=True)
     subprocess.run([cmake, "--build", here / "build", "--target", "_simt"], check=True, capture_output=True)
     (built,) = here.glob("_simt*.so")
