@@ -1,4 +1,5 @@
 # The CUDA engine: `_cuda` for GPUs where nvcc is found, `_simt` emulated on the host for the tests.
+# Domains of their own: in one process, in the tests, both have the same C++ types.
 set(cuda_sources ${here}/cuda/module.cpp ${here}/model.cpp)
 option(GAMEGEN_SIMT "the CUDA engine emulated on the host, for tests" OFF)
 set(GAMEGEN_CUDA AUTO CACHE STRING "the CUDA engine, with nvcc: ON, OFF, or AUTO, if it works here")
@@ -6,7 +7,7 @@ set(GAMEGEN_CUDA_ARCHS 80 86 89 90 100 120 CACHE STRING "GPU architectures")
 
 if(GAMEGEN_SIMT)
   set_source_files_properties(${here}/cuda/engine.cu PROPERTIES LANGUAGE CXX)
-  nanobind_add_module(_simt NB_STATIC ${cuda_sources} ${here}/cuda/engine.cu)
+  nanobind_add_module(_simt NB_STATIC NB_DOMAIN simt ${cuda_sources} ${here}/cuda/engine.cu)
   target_compile_definitions(_simt PRIVATE GAMEGEN_MODULE=_simt GAMEGEN_SIMT)
   # A .cu file is C++ to the emulation; longjmp between fibers is no mistake here.
   target_compile_options(_simt PRIVATE -xc++ -Wall -Wextra -O3 -ffp-contract=off -U_FORTIFY_SOURCE)
@@ -56,7 +57,7 @@ file(GLOB cuda_headers CONFIGURE_DEPENDS ${here}/cuda/*.h ${here}/cuda/*.cuh ${h
 add_custom_command(OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/engine_cuda.o VERBATIM
   COMMAND ${NVCC} ${nvcc_options} -c ${here}/cuda/engine.cu -o ${CMAKE_CURRENT_BINARY_DIR}/engine_cuda.o
   DEPENDS ${here}/cuda/engine.cu ${cuda_headers})
-nanobind_add_module(_cuda NB_STATIC ${cuda_sources} ${CMAKE_CURRENT_BINARY_DIR}/engine_cuda.o)
+nanobind_add_module(_cuda NB_STATIC NB_DOMAIN cuda ${cuda_sources} ${CMAKE_CURRENT_BINARY_DIR}/engine_cuda.o)
 target_compile_definitions(_cuda PRIVATE GAMEGEN_MODULE=_cuda)
 target_compile_options(_cuda PRIVATE -Wall -Wextra -ffp-contract=off)
 target_link_libraries(_cuda PRIVATE ${CUDART} Threads::Threads ${CMAKE_DL_LIBS} rt)
