@@ -11,7 +11,6 @@ from typing import Any
 
 from gamegen_env.config import ModelConfig
 from gamegen_env.engine.native import NativeEngine
-from gamegen_env.sampling import gumbel_table
 from gamegen_env.transformer import Transformer
 
 
@@ -45,21 +44,7 @@ class CudaEngine(NativeEngine):
             built: Any = importlib.import_module(f"gamegen_env.engine.{module}")
         except ImportError as error:
             raise ImportError(f"engine 'cuda': expected {module} built (kernels/README.md), got: {error}") from None
-        s, t = config.stream, config.transformer
-        self._engine = built.Engine(
-            {
-                "map_cells": s.map_cells, "view_cells": s.view_cells, "max_scroll": s.max_scroll,
-                "cell_size": config.tokenizer.cell_size, "n_codes": config.tokenizer.codebook_size,
-                "n_actions": t.n_actions, "n_layers": t.n_layers, "d_model": t.d_model, "n_heads": t.n_heads,
-                "n_kv_heads": t.n_kv_heads, "d_ff": t.d_ff, "window": t.window, "pointer": t.pointer,
-                "ballistics": t.ballistics,
-            },
-            {name: tensor.contiguous().numpy() for name, tensor in transformer.state_dict().items()},
-            {name: getattr(self, name) for name in ("codes", "origin", "seed", "position", "time", "since_keyframe")},
-            gumbel_table().numpy(),
-            num_slots,
-            float(temperature),
-        )  # fmt: skip
+        self._engine = built.Engine(*self._described(transformer), num_slots, float(temperature))
 
     @property
     def isa(self) -> str:

@@ -77,18 +77,8 @@ class NativeEngine(Engine):
         if not isinstance(threads, int) or not 1 <= threads <= 1024:
             raise ValueError(f"threads: expected 1..1024, got {threads!r}")
         self.precision = precision
-        s, t = config.stream, config.transformer
         self._engine = _native.Engine(
-            {
-                "map_cells": s.map_cells, "view_cells": s.view_cells, "max_scroll": s.max_scroll,
-                "cell_size": config.tokenizer.cell_size, "n_codes": config.tokenizer.codebook_size,
-                "n_actions": t.n_actions, "n_layers": t.n_layers, "d_model": t.d_model, "n_heads": t.n_heads,
-                "n_kv_heads": t.n_kv_heads, "d_ff": t.d_ff, "window": t.window, "pointer": t.pointer,
-                "ballistics": t.ballistics,
-            },
-            {name: tensor.contiguous().numpy() for name, tensor in transformer.state_dict().items()},
-            {name: getattr(self, name) for name in ("codes", "origin", "seed", "position", "time", "since_keyframe")},
-            gumbel_table().numpy(),
+            *self._described(transformer),
             num_slots,
             float(temperature),
             kv_bits,
@@ -96,6 +86,20 @@ class NativeEngine(Engine):
             isa,
             threads,
         )  # fmt: skip
+
+    def _described(self, transformer: Transformer) -> tuple[dict, dict, dict, np.ndarray]:
+        """Return what a binding is told: the config's numbers, weights, the slots' shared integers, the noise table."""
+        s, t = self.config.stream, self.config.transformer
+        numbers = {
+            "map_cells": s.map_cells, "view_cells": s.view_cells, "max_scroll": s.max_scroll,
+            "cell_size": self.config.tokenizer.cell_size, "n_codes": self.config.tokenizer.codebook_size,
+            "n_actions": t.n_actions, "n_layers": t.n_layers, "d_model": t.d_model, "n_heads": t.n_heads,
+            "n_kv_heads": t.n_kv_heads, "d_ff": t.d_ff, "window": t.window, "pointer": t.pointer,
+            "ballistics": t.ballistics,
+        }  # fmt: skip
+        weights = {name: tensor.contiguous().numpy() for name, tensor in transformer.state_dict().items()}
+        shared = ("codes", "origin", "seed", "position", "time", "since_keyframe")
+        return numbers, weights, {name: getattr(self, name) for name in shared}, gumbel_table().numpy()
 
     @property
     def isa(self) -> str:
