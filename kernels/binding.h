@@ -108,5 +108,24 @@ std::vector<Token> read_tokens(const Config& config, const Rows& rows) {
     return tokens;
 }
 
+// Finished steps as the arrays of a StepBatch: updates of slot i are ptr[i]:ptr[i + 1].
+template <class Outcome> nb::tuple ragged(const std::vector<Outcome>& outcomes) {
+    const size_t n = outcomes.size();
+    std::vector<int64_t> scroll, ptr{0}, cells, codes, reward, done, tokens;
+    for (const Outcome& o : outcomes) {
+        scroll.insert(scroll.end(), {o.scroll_x, o.scroll_y});
+        cells.insert(cells.end(), o.cells.begin(), o.cells.end());
+        codes.insert(codes.end(), o.codes.begin(), o.codes.end());
+        ptr.push_back(static_cast<int64_t>(cells.size()));
+        reward.push_back(o.reward_class);
+        done.push_back(o.done);
+        tokens.push_back(o.tokens);
+    }
+    const size_t updates = cells.size();
+    return nb::make_tuple(lend(std::move(scroll), {n, 2}), lend(std::move(ptr), {n + 1}), lend(std::move(cells), {updates}),
+                          lend(std::move(codes), {updates}), lend(std::move(reward), {n}), lend(std::move(done), {n}),
+                          lend(std::move(tokens), {n}));
+}
+
 }  // namespace
 }  // namespace gamegen
