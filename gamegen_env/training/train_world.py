@@ -22,11 +22,13 @@ import os
 import time
 
 import torch
+from torch.nn.utils import parametrize
 from tqdm import tqdm
 
 from gamegen_env.checkpoint import load_checkpoint, load_tokenizer, save_checkpoint
 from gamegen_env.config import PRESETS
 from gamegen_env.kv4 import FakeQuantise
+from gamegen_env.training import shared
 from gamegen_env.training.batches import Sampler
 from gamegen_env.training.data import load_streams
 from gamegen_env.training.objective import losses, measure, predict, total, vocabulary_likelihood
@@ -137,6 +139,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--ballistics", action=argparse.BooleanOptionalAction, default=None, help="foretell cells from paths (preset)"
     )
+    parser.add_argument(
+        "--shared",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let tables learn what their rows have in common (`training/shared.py`; default: %(default)s)",
+    )
     parser.add_argument("--steps", type=int, default=2000, help="optimiser steps (default: %(default)s)")
     parser.add_argument(
         "--minutes",
@@ -218,6 +226,8 @@ def main(argv: list[str] | None = None) -> None:
     model.set_code_embedding(tokenizer.codebook)
     if args.start_from is not None:
         start_from(model, load_checkpoint(args.start_from).transformer, args.start_from)
+    if args.shared:
+        shared.share(model, tokenizer.codebook)
     optimizer = Optimizers(model, args.learning_rate)
     start = run.resume(model, optimizer)
     if world > 1 and rank == 0:
@@ -240,7 +250,7 @@ def main(argv: list[str] | None = None) -> None:
             group["lr"] = args.learning_rate * schedule(step / args.steps, step)
         kv_noise = FakeQuantise() if step >= (1 - args.kv_quantised) * args.steps else None
         began = time.monotonic()
-        with torch.autocast("cpu", torch.bfloat16):
+        with parametrize.cached(), torch.autocast("cpu", torch.bfloat16):
             parts = losses(model, train(step * world + rank), kv_noise, likelihood)
         loss = total(parts)
         if not math.isfinite(loss.item()):
@@ -263,7 +273,7 @@ def main(argv: list[str] | None = None) -> None:
         progress.set_postfix(loss=f"{loss.item():.3f}", tokens_per_s=f"{rate:.0f}")
         if (step + 1) % args.checkpoint_every == 0 or step + 1 == args.steps or out_of_time:
             run.save(step + 1, model, optimizer)
-            save_checkpoint(run.folder / "model", config, tokenizer, model)
+            save_checkpoint(run.folder / "model", config, tokenizer, shared.plain(model))
             run.log(step + 1, **{f"heldout_{k}": v for k, v in validate(model, heldout, kv_noise).items()})
         if out_of_time:
             break
@@ -274,7 +284,7 @@ def validate(model: Transformer, heldout: Sampler, kv_noise: KVTransform | None)
     """Mean losses and hit rates over a few fixed held-out batches."""
     sums: dict[str, float] = {}
     for index in range(VALIDATION_BATCHES):
-        with torch.autocast("cpu", torch.bfloat16):
+        with parametrize.cached(), torch.autocast("cpu", torch.bfloat16):
             batch = heldout(index)
             for name, value in measure(predict(model, batch, kv_noise), batch).items():
                 sums[name] = sums.get(name, 0.0) + value.item() / VALIDATION_BATCHES
