@@ -50,7 +50,7 @@ void Engine::commit(Slot& s, Stage& stage, int64_t start, size_t count) {
     for (size_t i = 0; i < count; ++i) {
         const size_t place = (static_cast<size_t>(start) + i) % c.window;
         s.held[place] = stage.codes[i];
-        for (size_t h = 0; h < c.n_layers * c.n_kv_heads; ++h) s.commit(h, stage.at(i, h), place);
+        for (size_t h = 0; h < c.n_layers * c.n_kv_heads; ++h) s.commit(ops_, h, stage.at(i, h), place);
     }
 }
 

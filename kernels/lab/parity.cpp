@@ -87,11 +87,17 @@ void check_linear(Check& check, Random& random, Values values) {
 }
 
 void check_elements(Check& check, Random& random, Values values) {
+    const auto noise = floats(random, 65536, values == Values::TIES ? Values::TIES : Values::SMOOTH);
     for (size_t n : SIZES) {
         const auto x = floats(random, n, values), y = floats(random, n);
         check("rms_norm", x, [&](const Ops& ops, std::vector<float>& out) { ops.rms_norm(x.data(), y.data(), n, out.data()); });
         check("silu_times", x, [&](const Ops& ops, std::vector<float>& out) { ops.silu_times(x.data(), y.data(), n, out.data()); });
         check("silu", x, [&](const Ops& ops, std::vector<float>& out) { ops.silu(out.data(), n); });
+        check("add", x, [&](const Ops& ops, std::vector<float>& out) { ops.add(out.data(), y.data(), n); });
+        for (float least : {-2.0f, 2.9f})
+            check("draw", {0}, [&](const Ops& ops, std::vector<float>& out) {
+                out[0] = static_cast<float>(ops.draw(x.data(), n, least, 0.9f, noise.data(), static_cast<uint32_t>(n), n));
+            });
         check("scale", x, [&](const Ops& ops, std::vector<float>& out) { ops.scale(out.data(), n, 0.37f); });
         check("maximum", {0}, [&](const Ops& ops, std::vector<float>& out) { out[0] = ops.maximum(x.data(), n); });
         for (float spread : {1.0f, 40.0f}) {
@@ -104,8 +110,14 @@ void check_elements(Check& check, Random& random, Values values) {
             });
         }
     }
-    const auto head = floats(random, HEAD, values);
+    const auto head = floats(random, HEAD, values), turn = floats(random, HEAD);
     check("hadamard", head, [](const Ops& ops, std::vector<float>& out) { ops.hadamard(out.data()); });
+    check("place", head, [&](const Ops& ops, std::vector<float>& out) { ops.place(out.data(), turn.data(), 0.37f); });
+    check("quantise4", std::vector<float>(10), [&](const Ops& ops, std::vector<float>& out) {
+        uint16_t numbers[2];
+        ops.quantise4(head.data(), reinterpret_cast<uint8_t*>(out.data()), numbers, numbers + 1);
+        out[8] = numbers[0], out[9] = numbers[1];
+    });
     auto halves = floats(random, 256, values);
     for (size_t i = 0; i < 64; ++i) {  // what lies between halves, and beyond them
         halves[i] = half_to_float(static_cast<uint16_t>(random.below(0x7C00))) * (1 + 0x1p-11f);
