@@ -11,7 +11,7 @@ namespace gamegen {
 constexpr float NEVER = -__builtin_inff();
 constexpr float GAIN = 4.0f, SPREAD = 0.15f;  // as in ballistics.py
 constexpr float FLOOR = 1e-20f;               // as in pointer.py
-constexpr size_t CODE_ROWS = 16;              // updates whose 8192 logits are held at a time
+constexpr size_t CODE_ROWS = 32;              // updates whose 8192 logits are held at a time
 
 static float softplus(float x) { return x > 20 ? x : std::log1p(std::exp(x)); }
 static float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }

@@ -5,7 +5,7 @@
 
 namespace gamegen {
 
-constexpr size_t AT_ONCE = 24;  // games that one thread decodes side by side
+constexpr size_t AT_ONCE = 64;  // games that one thread decodes side by side
 constexpr size_t FEW_GAMES = 4;   // up to so many on one thread, drafting pays
 constexpr size_t MOST_DRAFTED = 6;
 constexpr size_t KEPT_TOKENS = 16;  // room for staged tokens that a slot keeps; what a dense step needed is given back

@@ -4,7 +4,7 @@
 
 namespace gamegen {
 
-constexpr size_t MAX_ROWS = 48;
+constexpr size_t MAX_ROWS = 128;
 constexpr float ROOT = 0.125f;  // head_dim ** -0.5, of queries
 
 // One token in one pass. Rows of a slot follow each other in stream order.

@@ -12,7 +12,7 @@ struct Avx2 {
     struct I { __m256i lo, hi; };
     using B = I;
     static constexpr const char* name = "avx2";
-    static constexpr int tile = 1, int8_tile = 1;
+    static constexpr int tile = 1, int8_tile = 1, int4_tile = 1;
 
     static F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
     static F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }

@@ -14,7 +14,7 @@ template <Dot dot> struct Neon {
     struct I { int32x4_t q[4]; };
     struct B { uint8x16_t q[4]; };
     static constexpr const char* name = dot == Dot::NONE ? "neon" : dot == Dot::SIGNED ? "neon_dot" : "neon_i8mm";
-    static constexpr int tile = 2, int8_tile = 2;
+    static constexpr int tile = 2, int8_tile = 2, int4_tile = 2;
 
     template <class R, class Fn> static R each(Fn fn) {
         R r;

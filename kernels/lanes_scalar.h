@@ -15,8 +15,7 @@ struct Scalar {
     struct I { int32_t v[16]; };
     struct B { uint8_t v[64]; };
     static constexpr const char* name = "scalar";
-    static constexpr int tile = 2;       // rows that a matrix product takes at once
-    static constexpr int int8_tile = 2;  // the same, in 8 bits
+    static constexpr int tile = 2, int8_tile = 2, int4_tile = 2;  // rows that a matrix product takes at once, by its weights
 
     template <class Fn> static F each(Fn fn) { F r; for (int i = 0; i < 16; ++i) r.v[i] = fn(i); return r; }
 

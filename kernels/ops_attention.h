@@ -35,7 +35,8 @@ template <class L> struct Attention : Basic<L> {
         return r;
     }
 
-    template <int G> static void scores_i4(const ByteQuery* q, const Seen& s, float* logits, size_t stride) {
+    template <int G>
+    [[gnu::noinline]] static void scores_i4(const ByteQuery* q, const Seen& s, float* logits, size_t stride) {
         for (size_t at = 0; at < s.places; at += 16) {
             const uint8_t* k = s.cache.k + at * (HEAD / 2);
             I acc[G];
@@ -112,7 +113,8 @@ template <class L> struct Attention : Basic<L> {
     }
 
     // Values in integers: weights of 64 tokens become bytes of one scale.
-    template <int G> static void mix_i4(const float* weights, const Seen& s, float* out, size_t stride) {
+    template <int G>
+    [[gnu::noinline]] static void mix_i4(const float* weights, const Seen& s, float* out, size_t stride) {
         F sum[G][4], offset[G];
 #pragma GCC unroll 8
         for (int g = 0; g < G; ++g) {

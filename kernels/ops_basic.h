@@ -8,7 +8,7 @@
 namespace gamegen {
 
 // fn<R>() for R = rows, at most the R given.
-template <int R, class Fn> void with_rows(size_t rows, Fn fn) {
+template <int R, class Fn> INLINE void with_rows(size_t rows, const Fn& fn) {
     if constexpr (R > 1) {
         if (rows < static_cast<size_t>(R)) return with_rows<R - 1>(rows, fn);
     }

@@ -76,11 +76,15 @@ template <class L> struct Elements : Basic<L> {
     }
 
     static float maximum(const float* x, size_t n) {
-        F top = L::set1(LOWEST);
+        F top = L::set1(LOWEST), second = top, third = top, fourth = top;  // one would wait for itself
         size_t i = 0;
+        for (; i + 64 <= n; i += 64) {
+            top = L::max(top, L::load(x + i)), second = L::max(second, L::load(x + i + 16));
+            third = L::max(third, L::load(x + i + 32)), fourth = L::max(fourth, L::load(x + i + 48));
+        }
         for (; i + 16 <= n; i += 16) top = L::max(top, L::load(x + i));
         if (i < n) top = L::max(top, load_part(x + i, n - i, LOWEST));
-        return L::largest(top);
+        return L::largest(L::max(L::max(top, second), L::max(third, fourth)));
     }
     static float exponentials(float* x, size_t n, float maximum) {
         F sum = L::zero();

@@ -28,9 +28,12 @@ template <class L> struct Products : Basic<L> {
         return largest / 127.0f;
     }
 
-    template <int R> static void block_i8(const Linear& m, size_t b, const uint8_t* bytes, const float* scales, float* out) {
+    // `line`: which quarter of the next block's weights is fetched meanwhile.
+    template <int R>
+    [[gnu::noinline]] static void block_i8(const Linear& m, size_t b, size_t line, const uint8_t* bytes, const float* scales, float* out) {
         const size_t quads = (m.k + 3) / 4, stride = quads * 4;
         const int8_t* w = m.w8.data() + b * quads * BLOCK * 4;
+        const size_t ahead = b + 1 < m.blocks && line < 4 ? quads * BLOCK * 4 + 64 * line : 0;
         I acc[R][4];
 #pragma GCC unroll 8
         for (auto& row : acc)
@@ -38,12 +41,16 @@ template <class L> struct Products : Basic<L> {
             for (auto& a : row) a = L::izero();
         for (size_t q = 0; q < quads; ++q, w += BLOCK * 4) {
             B w0 = L::bload(w), w1 = L::bload(w + 64), w2 = L::bload(w + 128), w3 = L::bload(w + 192);
-            L::pin(w0), L::pin(w1), L::pin(w2), L::pin(w3);
+            if constexpr (R > 1) {
+                L::pin(w0), L::pin(w1), L::pin(w2), L::pin(w3);
+                __builtin_prefetch(w + ahead, 0, 2);
+            }
 #pragma GCC unroll 8
             for (int r = 0; r < R; ++r) {
                 int32_t four;
                 __builtin_memcpy(&four, bytes + r * stride + 4 * q, 4);
-                const B x = L::bset1(four);
+                B x = L::bset1(four);
+                L::pin(x);
                 acc[r][0] = L::dp4(acc[r][0], x, w0);
                 acc[r][1] = L::dp4(acc[r][1], x, w1);
                 acc[r][2] = L::dp4(acc[r][2], x, w2);
@@ -79,7 +86,8 @@ template <class L> struct Products : Basic<L> {
     }
 
     // Nibbles are the unsigned factor as they are; that they stand for nibble - 8 is where each group's sum begins.
-    template <int R> static void strip_i4(const Linear& m, size_t s, const uint8_t* bytes, const float* scales, float* out) {
+    template <int R>
+    [[gnu::noinline]] static void strip_i4(const Linear& m, size_t s, const uint8_t* bytes, const float* scales, float* out) {
         const size_t groups = round_up(m.k, GROUP4) / GROUP4, stride = groups * (GROUP4 + 4);
         const uint8_t* w = m.w4.data() + s * groups * RECORD4;
         F sum[R][2];
@@ -129,7 +137,8 @@ template <class L> struct Products : Basic<L> {
             }
     }
 
-    template <int R> static void block_f32(const Linear& m, size_t b, const float* x, size_t stride, float* out) {
+    template <int R>
+    [[gnu::noinline]] static void block_f32(const Linear& m, size_t b, const float* x, size_t stride, float* out) {
         const float* w = m.w.data() + b * m.k * BLOCK;
         F acc[R][4];
 #pragma GCC unroll 8
@@ -167,15 +176,15 @@ template <class L> struct Products : Basic<L> {
                 scales[r] = int4 ? quantise_groups(row, m.k, bytes + r * stride) : quantise(row, m.k, bytes + r * stride);
             }
             for (size_t s = 0; int4 && s < 2 * m.blocks; ++s)
-                for (size_t r = 0; r < some; r += L::int8_tile)
-                    with_rows<L::int8_tile>(some - r, [&]<int R>() {
+                for (size_t r = 0; r < some; r += L::int4_tile)
+                    with_rows<L::int4_tile>(some - r, [&]<int R>() {
                         strip_i4<R>(m, s, bytes + r * stride, scales + r, out + (first + r) * m.width());
                     });
             for (size_t b = 0; !int4 && b < m.blocks; ++b)
                 if (int8)
                     for (size_t r = 0; r < some; r += L::int8_tile)
                         with_rows<L::int8_tile>(some - r, [&]<int R>() {
-                            block_i8<R>(m, b, bytes + r * stride, scales + r, out + (first + r) * m.width());
+                            block_i8<R>(m, b, r / L::int8_tile, bytes + r * stride, scales + r, out + (first + r) * m.width());
                         });
                 else
                     for (size_t r = 0; r < some; r += L::tile)
