@@ -20,6 +20,7 @@ template <class L> struct Basic {
     static constexpr float LOWEST = -__builtin_inff();
     // A row whose largest number is not above this counts as zero: 127 / largest must stay finite.
     static constexpr float FAINT = 1e-30f;
+    static constexpr size_t CHUNK = 240;  // rows whose scales a product keeps at a time
 
     // The last n % 16 numbers, zeros behind them.
     static F load_part(const float* p, size_t n, float fill = 0) {

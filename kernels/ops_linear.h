@@ -10,6 +10,7 @@ template <class L> struct Products : Basic<L> {
     using B = typename L::B;
     using Basic<L>::load_part;
     using Basic<L>::FAINT;
+    using Basic<L>::CHUNK;
 
     // One row as bytes: round(x * 127 / largest) + 128. Returns the scale that gives x back.
     static float quantise(const float* x, size_t k, uint8_t* bytes) {
@@ -26,6 +27,13 @@ template <class L> struct Products : Basic<L> {
             for (size_t j = 0; i + j < round_up(k, 4); ++j) bytes[i + j] = part[j];
         }
         return largest / 127.0f;
+    }
+
+    // Outputs at..at + 15 of a row from their sums over bytes.
+    INLINE static void put_i8(const Linear& m, size_t at, I sum, float scale, float* out) {
+        const F whole = L::to_float(L::isub(sum, L::iload(m.offset.data() + at)));
+        const F by = L::mul(L::load(m.scale.data() + at), L::set1(scale));
+        L::store(out + at, L::fma(whole, by, L::load(m.bias.data() + at)));
     }
 
     // `line`: which quarter of the next block's weights is fetched meanwhile.
@@ -60,12 +68,8 @@ template <class L> struct Products : Basic<L> {
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-            for (int j = 0; j < 4; ++j) {
-                const size_t at = b * BLOCK + 16 * j;
-                const F sum = L::to_float(L::isub(acc[r][j], L::iload(m.offset.data() + at)));
-                const F scale = L::mul(L::load(m.scale.data() + at), L::set1(scales[r]));
-                L::store(out + r * m.width() + at, L::fma(sum, scale, L::load(m.bias.data() + at)));
-            }
+            for (int j = 0; j < 4; ++j)
+                put_i8(m, b * BLOCK + 16 * j, acc[r][j], scales[r], out + r * m.width());
     }
 
     // One row as signed bytes, groups of 32 and behind each -8 times its sum, 36 bytes together. Returns the scale.
@@ -168,9 +172,9 @@ template <class L> struct Products : Basic<L> {
     static void linear(const Linear& m, const float* x, size_t rows, size_t x_stride, float* out, uint8_t* bytes) {
         const bool int4 = !m.w4.empty(), int8 = !m.w8.empty();
         const size_t stride = int4 ? scratch_bytes(m.k) : round_up(m.k, 4);
-        float scales[256];
-        for (size_t first = 0; first < rows; first += 240) {
-            const size_t some = rows - first < 240 ? rows - first : 240;
+        float scales[CHUNK];
+        for (size_t first = 0; first < rows; first += CHUNK) {
+            const size_t some = rows - first < CHUNK ? rows - first : CHUNK;
             for (size_t r = 0; (int4 || int8) && r < some; ++r) {
                 const float* row = x + (first + r) * x_stride;
                 scales[r] = int4 ? quantise_groups(row, m.k, bytes + r * stride) : quantise(row, m.k, bytes + r * stride);

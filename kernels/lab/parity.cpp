@@ -10,7 +10,10 @@
 #include <functional>
 #include <map>
 
+#include "lanes_scalar.h"
+#include "ops_amx.h"
 #include "problems.h"
+#include "tiles.h"
 
 using namespace gamegen;
 using namespace gamegen::lab;
@@ -66,7 +69,7 @@ void check_linear(Check& check, Random& random, Values values) {
         for (size_t k : SIZES)
             for (size_t n_out : {1, 64, 70, 130}) {
                 const Linear m = linear(random, n_out, k, weights);
-                for (size_t rows : {1, 2, 3, 5, 6, 7, 13}) {
+                for (size_t rows : {1, 2, 3, 5, 6, 7, 13, 16, 17, 35}) {
                     const size_t stride = k + random.below(3);
                     const auto x = floats(random, rows * stride, values);
                     std::vector<uint8_t> bytes(rows * scratch_bytes(k));
@@ -161,10 +164,26 @@ void check_ballistic(Check& check, Random& random) {
         }
 }
 
+// What AMX computes, over tiles in plain C++: on any CPU.
+bool check_tiles() {
+    Ops ops = ops_for("scalar");
+    ops.name = "amx, emulated";
+    ops.linear = TileProducts<Scalar, Tiles>::linear;
+    Check check(ops);
+    Random random(2);
+    for (Values values : ALL_VALUES) check_linear(check, random, values);
+    const Linear m = linear(random, 130, 68, Weights::INT8);  // more rows than a chunk
+    const auto x = floats(random, 251 * m.k);
+    std::vector<uint8_t> bytes(251 * scratch_bytes(m.k));
+    check("linear_i8", std::vector<float>(251 * m.width()),
+          [&](const Ops& o, std::vector<float>& out) { o.linear(m, x.data(), 251, m.k, out.data(), bytes.data()); });
+    return check.report();
+}
+
 }  // namespace
 
 int main() {
-    bool equal = true;
+    bool equal = check_tiles();
     for (const auto& name : available_ops()) {
         if (name == "scalar") continue;
         Check check(ops_for(name));
