@@ -19,7 +19,7 @@ import numpy as np
 from gamegen_env.canvas import Canvas
 from gamegen_env.cell_cache import CellCache
 from gamegen_env.checkpoint import load_checkpoint
-from gamegen_env.engine import make_engine
+from gamegen_env.engine import StepBatch, make_engine
 from gamegen_env.stream import Step
 
 CACHE_BITS = 14  # 2 MB
@@ -91,6 +91,7 @@ class World:
             raise ValueError(
                 f"expected as many images and seeds as slots, {len(slots)}, got {len(images)}, {len(seeds)}"
             )
+        self.engine.check_slots(slots)
         at = np.asarray(slots, np.int64)
         self.canvas.reset(at, np.stack([np.asarray(image) for image in images]))
         for slot, seed in zip(slots, seeds, strict=True):
@@ -99,8 +100,26 @@ class World:
 
     def step(self, slots: Sequence[int], actions: Sequence[int]) -> StepResult:
         """Advance games by one step each. Args: actions: one action token (`actions.py`) per slot."""
-        batch = self.engine.step(slots, actions)
-        at = np.asarray(slots, np.int64)
+        return self._shown(np.asarray(slots, np.int64), self.engine.step(slots, actions))
+
+    def send(self, slots: Sequence[int], actions: Sequence[int]) -> None:
+        """Let games begin a step each, so that a slow one holds no other; `recv` returns them as they finish.
+
+        Raises: ValueError on a game whose step is under way already; nothing was sent then.
+        """
+        self.engine.send(slots, actions)
+
+    def recv(self, min_count: int = 1) -> tuple[np.ndarray, StepResult]:
+        """Return at least `min_count` of the games that were sent, and what happened in them, as `step` tells it.
+
+        Returns: slots (n,) int64, and their results in that order.
+        Raises:  ValueError unless 1 <= min_count <= games whose step is under way.
+        """
+        at, batch = self.engine.recv(min_count)
+        return at, self._shown(at, batch)
+
+    def _shown(self, at: np.ndarray, batch: StepBatch) -> StepResult:
+        """Paint steps."""
         self.canvas.apply(at, batch.scroll, batch.ptr, batch.cells, batch.codes)
         return StepResult(
             frames=self.canvas.view(at),

@@ -11,7 +11,7 @@ namespace gamegen {
 constexpr float NEVER = -__builtin_inff();
 constexpr float GAIN = 4.0f, SPREAD = 0.15f;  // as in ballistics.py
 constexpr float FLOOR = 1e-20f;               // as in pointer.py
-constexpr size_t CODE_ROWS = 16;              // updates whose 8192 logits are held at a time
+constexpr size_t CODE_ROWS = 32;              // updates whose 8192 logits are held at a time
 
 static float softplus(float x) { return x > 20 ? x : std::log1p(std::exp(x)); }
 static float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
@@ -55,16 +55,7 @@ int Decider::draw(const float* logits, size_t n, uint32_t key, float temperature
     if (temperature == 0) return static_cast<int>(std::min(static_cast<size_t>(std::find(logits, logits + n, top) - logits), n - 1));
     // Of thousands of classes a few can win: those not further below the best than the noise spans.
     const float least = top - span_ * temperature;
-    int best = static_cast<int>(n) - 1;
-    float best_score = NEVER;
-    each_above(logits, n, least, [&](size_t i) {
-        const float score = logits[i] / temperature + gumbel(table_.data(), key, static_cast<uint32_t>(i));
-        if (score > best_score) {
-            best_score = score;
-            best = static_cast<int>(i);
-        }
-    });
-    return best;
+    return static_cast<int>(ops_.draw(logits, n, least, temperature, table_.data(), key, n - 1));
 }
 
 void Decider::remember(const Row* rows, size_t first, size_t count) {
@@ -111,8 +102,7 @@ void Decider::add_paths(const Row& row, size_t at, float* logits) {
     for (size_t h = 0; h < c.n_heads; ++h) {
         float* head = query + h * HEAD;
         ops_.rms_norm(head, model_.ballistic_norm.data(), HEAD, head);
-        forward_.place(head, turn);
-        for (size_t i = 0; i < HEAD; ++i) head[i] *= 0.125f;
+        ops_.place(head, turn, ROOT);
     }
     for (size_t kv = 0; kv < c.n_kv_heads; ++kv) {
         const Seen s = forward_.seen(row, (c.n_layers - 1) * c.n_kv_heads + kv, row.position);
@@ -172,13 +162,12 @@ int Decider::draw_mixed(const Row& row, const Token& update, const float* query,
         ops_.rms_norm(head + kv * HEAD, model_.pointer_norm.data(), HEAD, head + kv * HEAD);
         for (size_t i = 0; i < HEAD; ++i) sentinel += head[kv * HEAD + i] * model_.sentinel[kv * HEAD + i];
     }
-    sentinel = sentinel * 0.125f + model_.sentinel_bias;
+    sentinel = sentinel * ROOT + model_.sentinel_bias;
     forward_.rotary(update, row.position + 1, turn);
     size_t width = 0, ring = 0;
     float* sum = window_.data();
     for (size_t kv = 0; kv < heads; ++kv) {
-        forward_.place(head + kv * HEAD, turn);
-        for (size_t i = 0; i < HEAD; ++i) head[kv * HEAD + i] *= 0.125f;
+        ops_.place(head + kv * HEAD, turn, ROOT);
         const Seen s = forward_.seen(row, (c.n_layers - 1) * heads + kv, row.position + 1);
         width = s.width();
         ring = round_up(s.places, BLOCK);
@@ -234,18 +223,16 @@ void Decider::draw_codes(const Row* rows, const std::vector<Sequence>& sequences
         float* both = described_.data() + j * 2 * d;
         std::memcpy(both, forward_.hidden(jobs[j].row), d * 4);
         std::memset(both + d, 0, d * 4);
-        for (int f : features)
-            for (size_t i = 0; i < d; ++i) both[d + i] += model_.small[static_cast<size_t>(f) * d + i];
+        for (int f : features) ops_.add(both + d, model_.small.data() + static_cast<size_t>(f) * d, d);
         const auto present = static_cast<size_t>(rows[jobs[j].row].slot->codes[update.a]);
-        for (size_t i = 0; i < d; ++i) both[d + i] += model_.code[present * d + i];
+        ops_.add(both + d, model_.code.data() + present * d, d);
     }
     ops_.linear(model_.code_in, described_.data(), n, 2 * d, inner_.data(), bytes_.data());
     for (size_t j = 0; j < n; ++j) ops_.silu(inner_.data() + j * model_.code_in.width(), 2 * d);
     ops_.linear(model_.code_out, inner_.data(), n, model_.code_in.width(), query_.data(), bytes_.data());
     for (size_t j = 0; j < n; ++j) {
         float* query = query_.data() + j * model_.code_out.width();
-        const float* hidden = forward_.hidden(jobs[j].row);
-        for (size_t i = 0; i < d; ++i) query[i] += hidden[i];
+        ops_.add(query, forward_.hidden(jobs[j].row), d);
         ops_.rms_norm(query, model_.code_norm.data(), d, query);
     }
     ops_.linear(model_.code_logits, query_.data(), n, model_.code_out.width(), codes_.data(), bytes_.data());

@@ -5,13 +5,14 @@
 
 namespace gamegen {
 
-constexpr size_t AT_ONCE = 24;  // games that one thread decodes side by side
+constexpr size_t AT_ONCE = 64;  // games that one thread decodes side by side
 constexpr size_t FEW_GAMES = 4;   // up to so many on one thread, drafting pays
 constexpr size_t MOST_DRAFTED = 6;
 constexpr size_t KEPT_TOKENS = 16;  // room for staged tokens that a slot keeps; what a dense step needed is given back
 
 Engine::Engine(const Config& config, const Tensors& tensors, const Options& o, std::vector<float> table, const Integers& n)
-    : model_(config, tensors, o.precision), ops_(ops_for(o.isa)), half_(o.half), slots_(o.slots), threads_(o.threads) {
+    : model_(config, tensors, o.precision), ops_(ops_for(o.isa)), half_(o.half), slots_(o.slots), threads_(o.threads),
+      busy_(o.slots) {
     const auto n_cells = static_cast<size_t>(config.grammar.n_cells());
     for (size_t i = 0; i < o.slots; ++i) {
         Slot& s = slots_[i];
@@ -50,7 +51,7 @@ void Engine::commit(Slot& s, Stage& stage, int64_t start, size_t count) {
     for (size_t i = 0; i < count; ++i) {
         const size_t place = (static_cast<size_t>(start) + i) % c.window;
         s.held[place] = stage.codes[i];
-        for (size_t h = 0; h < c.n_layers * c.n_kv_heads; ++h) s.commit(h, stage.at(i, h), place);
+        for (size_t h = 0; h < c.n_layers * c.n_kv_heads; ++h) s.commit(ops_, h, stage.at(i, h), place);
     }
 }
 
@@ -73,16 +74,17 @@ void Engine::prefill(size_t index, const std::vector<Token>& tokens) {
     if (s.latest.size() > REACH) s.latest.erase(s.latest.begin(), s.latest.end() - REACH);
 }
 
-std::vector<Outcome> Engine::step(const std::vector<size_t>& slots, const std::vector<int32_t>& actions) {
+std::vector<Engine::Active> Engine::begin(const std::vector<size_t>& slots, const std::vector<int32_t>& actions) {
     const Grammar& g = model_.config.grammar;
     if (slots.size() != actions.size())
         throw std::invalid_argument("actions: expected " + std::to_string(slots.size()) + ", got " + std::to_string(actions.size()));
     std::vector<bool> seen(slots_.size());
-    std::vector<Outcome> outcomes(slots.size());
-    std::vector<Active> queue;
+    std::vector<Active> steps;
     for (size_t i = 0; i < slots.size(); ++i) {
         if (slots[i] >= slots_.size() || seen[slots[i]])
             throw std::invalid_argument("slots: expected distinct numbers in 0.." + std::to_string(slots_.size() - 1));
+        if (busy_[slots[i]])
+            throw std::invalid_argument("slot " + std::to_string(slots[i]) + ": expected no step under way, got one not yet received");
         if (actions[i] < 0 || actions[i] >= g.n_actions)
             throw std::invalid_argument("action token: expected 0.." + std::to_string(g.n_actions - 1) + ", got " +
                                         std::to_string(actions[i]));
@@ -91,20 +93,65 @@ std::vector<Outcome> Engine::step(const std::vector<size_t>& slots, const std::v
         if (*s.position == 0)
             throw std::invalid_argument("slot " + std::to_string(slots[i]) + ": expected a reset before the first step");
         const Token act{ACT, actions[i], 0, static_cast<int32_t>(s.origin[0]), static_cast<int32_t>(s.origin[1]), *s.time};
-        queue.push_back({&s, &outcomes[i], {act}});
+        steps.push_back({&s, slots[i], {}, {act}});
     }
-    std::atomic<size_t> next{0};
-    const size_t workers = std::min(threads_.count(), queue.size());
-    const size_t at_once = workers ? std::min(AT_ONCE, (queue.size() + workers - 1) / workers) : 0;
-    threads_.run(workers, [&](size_t i) { decode(*workers_[i], queue, next, at_once); });
+    return steps;
+}
+
+std::vector<Outcome> Engine::step(const std::vector<size_t>& slots, const std::vector<int32_t>& actions) {
+    std::vector<Active> done;
+    decode(begin(slots, actions), slots.size(), done);
+    std::vector<size_t> place(slots_.size());
+    for (size_t i = 0; i < slots.size(); ++i) place[slots[i]] = i;
+    std::vector<Outcome> outcomes(slots.size());
+    for (Active& game : done) outcomes[place[game.index]] = std::move(game.outcome);
+    return outcomes;
+}
+
+void Engine::send(const std::vector<size_t>& slots, const std::vector<int32_t>& actions) {
+    for (Active& game : begin(slots, actions)) {
+        busy_[game.index] = true;
+        under_way_.push_back(std::move(game));
+    }
+}
+
+std::vector<std::pair<size_t, Outcome>> Engine::receive(size_t count) {
+    if (count < 1 || count > under_way_.size())
+        throw std::invalid_argument("count: expected 1.." + std::to_string(under_way_.size()) + ", the steps under way, got " +
+                                    std::to_string(count));
+    std::vector<Active> done;
+    under_way_ = decode(std::move(under_way_), count, done);
+    std::vector<std::pair<size_t, Outcome>> outcomes;
+    for (Active& game : done) {
+        busy_[game.index] = false;
+        outcomes.emplace_back(game.index, std::move(game.outcome));
+    }
+    return outcomes;
+}
+
+std::vector<Engine::Active> Engine::decode(std::vector<Active> steps, size_t wanted, std::vector<Active>& done) {
+    const size_t workers = std::min(threads_.count(), steps.size());
+    if (!workers) return {};
+    Round round{std::move(steps), 0, wanted};
+    round.at_once = std::min(AT_ONCE, (round.queue.size() + workers - 1) / workers);
+    std::vector<std::vector<Active>> left(workers), finished(workers);
+    threads_.run(workers, [&](size_t i) { work(*workers_[i], round, left[i], finished[i]); });
+    std::vector<Active> rest;
+    const auto move_to = [](std::vector<Active>& to, auto first, auto last) {
+        to.insert(to.end(), std::make_move_iterator(first), std::make_move_iterator(last));
+    };
     for (size_t i = 0; i < workers; ++i) {
         Counts& counts = workers_[i]->counts;
         counts_.passes += counts.passes;
         counts_.drafted += counts.drafted;
         counts_.right += counts.right;
         counts = {};
+        move_to(rest, left[i].begin(), left[i].end());
+        move_to(done, finished[i].begin(), finished[i].end());
     }
-    return outcomes;
+    const auto begun = static_cast<std::ptrdiff_t>(std::min(round.next.load(), round.queue.size()));
+    move_to(rest, round.queue.begin() + begun, round.queue.end());
+    return rest;
 }
 
 void Engine::draft(const Active& game, size_t games, std::vector<Token>& out) const {
@@ -114,17 +161,16 @@ void Engine::draft(const Active& game, size_t games, std::vector<Token>& out) co
     s.drafts.propose(model_.config.grammar, game.tokens, s.codes, std::min(MOST_DRAFTED, MAX_ROWS / games - 2), out);
 }
 
-void Engine::decode(Worker& worker, std::vector<Active>& queue, std::atomic<size_t>& next, size_t at_once) {
-    std::vector<Active> games;
+void Engine::work(Worker& worker, Round& round, std::vector<Active>& games, std::vector<Active>& done) {
     std::vector<Row> rows;
     std::vector<Sequence> sequences;
     std::vector<Decision> decisions;
     std::vector<Token> tokens;
-    for (;;) {
-        while (games.size() < at_once) {
-            const size_t i = next.fetch_add(1);
-            if (i >= queue.size()) break;
-            games.push_back(std::move(queue[i]));
+    while (round.finished < round.wanted) {
+        while (games.size() < round.at_once) {
+            const size_t i = round.next.fetch_add(1);
+            if (i >= round.queue.size()) break;
+            games.push_back(std::move(round.queue[i]));
         }
         if (games.empty()) return;
         rows.clear();
@@ -158,12 +204,15 @@ void Engine::decode(Worker& worker, std::vector<Active>& queue, std::atomic<size
             // Updates of wrong guesses never were.
             const int64_t last = rows[sequences[i].first + right].position;
             while (!s.latest.empty() && s.latest.back().position > last) s.latest.pop_back();
-            if (!take(games[i], decisions[i].decided)) {
+            if (take(games[i], decisions[i].decided)) {
+                done.push_back(std::move(games[i]));
+                ++round.finished;
+            } else {
                 if (kept != i) games[kept] = std::move(games[i]);
                 ++kept;
             }
         }
-        games.resize(kept);
+        games.erase(games.begin() + static_cast<std::ptrdiff_t>(kept), games.end());
     }
 }
 
@@ -171,11 +220,11 @@ bool Engine::take(Active& game, const std::vector<Token>& decided) {
     for (const Token& token : decided) {
         game.tokens.push_back(token);
         if (token.kind == SCROLL) {
-            game.outcome->scroll_x = token.a - model_.config.grammar.max_scroll;
-            game.outcome->scroll_y = token.b - model_.config.grammar.max_scroll;
+            game.outcome.scroll_x = token.a - model_.config.grammar.max_scroll;
+            game.outcome.scroll_y = token.b - model_.config.grammar.max_scroll;
         } else if (token.kind == UPD) {
-            game.outcome->cells.push_back(token.a);
-            game.outcome->codes.push_back(token.b);
+            game.outcome.cells.push_back(token.a);
+            game.outcome.codes.push_back(token.b);
         }
     }
     if (game.last().kind != END) return false;
@@ -183,9 +232,9 @@ bool Engine::take(Active& game, const std::vector<Token>& decided) {
     return true;
 }
 
-void Engine::finish(const Active& game) {
+void Engine::finish(Active& game) {
     Slot& s = *game.slot;
-    Outcome& outcome = *game.outcome;
+    Outcome& outcome = game.outcome;
     const Token& end = game.last();
     const size_t count = game.tokens.size();
     outcome.reward_class = end.a;

@@ -34,6 +34,12 @@ public:
 
     // Decode one step of distinct slots, whose integers move on. Throws std::invalid_argument before anything moves.
     std::vector<Outcome> step(const std::vector<size_t>& slots, const std::vector<int32_t>& actions);
+    // The same in two halves: `send` lets steps begin, `receive` decodes until at least `count` of those under way are
+    // finished and returns all that are, with their slots. The others stay as they are, half decoded; a slot whose step
+    // is under way is busy. Throws std::invalid_argument before anything moves.
+    void send(const std::vector<size_t>& slots, const std::vector<int32_t>& actions);
+    std::vector<std::pair<size_t, Outcome>> receive(size_t count);
+    bool busy(size_t slot) const { return busy_[slot]; }
     // Append known tokens of one keyframe or one step at the slot's position, which stays.
     void prefill(size_t slot, const std::vector<Token>& tokens);
     // Compute what is decided but not yet in the cache, so that the slot can be saved.
@@ -63,17 +69,27 @@ private:
         Worker(const Model& model, const Ops& ops, bool half, const std::vector<float>& table, float temperature)
             : forward(model, ops, half), decider(forward, table, temperature) {}
     };
-    // A step that a worker decodes.
+    // A step under way.
     struct Active {
         Slot* slot;
-        Outcome* outcome;
+        size_t index;  // of the slot
+        Outcome outcome;
         std::vector<Token> tokens;  // so far, ACT first
         const Token& last() const { return tokens.back(); }
     };
-    void decode(Worker& worker, std::vector<Active>& queue, std::atomic<size_t>& next, size_t at_once);
+    // Steps that workers share until `wanted` are finished.
+    struct Round {
+        std::vector<Active> queue;
+        size_t at_once, wanted;
+        std::atomic<size_t> next{0}, finished{0};
+    };
+    std::vector<Active> begin(const std::vector<size_t>& slots, const std::vector<int32_t>& actions);
+    // Decode steps until `wanted` are finished: those go to `done`; return the others, the oldest first.
+    std::vector<Active> decode(std::vector<Active> steps, size_t wanted, std::vector<Active>& done);
+    void work(Worker& worker, Round& round, std::vector<Active>& games, std::vector<Active>& done);
     void draft(const Active& game, size_t games, std::vector<Token>& out) const;
     bool take(Active& game, const std::vector<Token>& decided);
-    void finish(const Active& game);
+    void finish(Active& game);
     void commit(Slot& slot, Stage& stage, int64_t start, size_t count);
     Row end_row(Slot& slot) const;
     static void forget_end(Slot& slot);
@@ -84,6 +100,8 @@ private:
     std::vector<Slot> slots_;
     Threads threads_;
     std::vector<std::unique_ptr<Worker>> workers_;
+    std::vector<Active> under_way_;  // sent, not yet received
+    std::vector<bool> busy_;         // slots of those
     Counts counts_;
     Drafting drafting_ = Drafting::AUTO;
 };

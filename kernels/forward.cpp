@@ -58,14 +58,8 @@ void Forward::embed(const Token& t, float* out) const {
     }
     const size_t d = model_.config.d_model;
     std::memset(out, 0, d * 4);
-    for (int f : features) {
-        const float* from = model_.small.data() + static_cast<size_t>(f) * d;
-        for (size_t i = 0; i < d; ++i) out[i] += from[i];
-    }
-    if (t.cell()) {
-        const float* from = model_.code.data() + static_cast<size_t>(t.b) * d;
-        for (size_t i = 0; i < d; ++i) out[i] += from[i];
-    }
+    for (int f : features) ops_.add(out, model_.small.data() + static_cast<size_t>(f) * d, d);
+    if (t.cell()) ops_.add(out, model_.code.data() + static_cast<size_t>(t.b) * d, d);
 }
 
 void Forward::rotary(const Token& t, int64_t position, float* out) const {
@@ -79,15 +73,6 @@ void Forward::rotary(const Token& t, int64_t position, float* out) const {
             out[32 + 8 * part + i] = std::sin(angle);
         }
     }
-}
-
-void Forward::place(float* head, const float* rotary) const {
-    for (size_t i = 0; i < 32; ++i) {
-        const float a = head[i], b = head[i + 32], cosine = rotary[i], sine = rotary[32 + i];
-        head[i] = a * cosine - b * sine;
-        head[i + 32] = b * cosine + a * sine;
-    }
-    ops_.hadamard(head);
 }
 
 Seen Forward::seen(const Row& row, size_t layer_head, int64_t position) const {
@@ -130,28 +115,26 @@ void Forward::run(const Row* rows, size_t n) {
             const float* turn = rotary_.data() + r * HEAD;
             for (size_t h = 0; h < c.n_heads; ++h, head += HEAD) {
                 ops_.rms_norm(head, layer.q_norm.data(), HEAD, head);
-                place(head, turn);
-                for (size_t i = 0; i < HEAD; ++i) head[i] *= 0.125f;  // head_dim ** -0.5
+                ops_.place(head, turn, ROOT);
             }
             float* value = head + c.n_kv_heads * HEAD;
             for (size_t kv = 0; kv < c.n_kv_heads; ++kv, head += HEAD, value += HEAD) {
                 const size_t layer_head = l * c.n_kv_heads + kv;
                 float* to = rows[r].stage->at(rows[r].index, layer_head);
                 ops_.rms_norm(head, layer.k_norm.data(), HEAD, head);
-                place(head, turn);
+                ops_.place(head, turn, 1);
                 ops_.hadamard(value);
                 std::memcpy(to, head, HEAD * 4);
                 std::memcpy(to + HEAD, value, HEAD * 4);
                 ops_.round_half(to, 2 * HEAD);
-                if (rows[r].commit) rows[r].slot->commit(layer_head, to, static_cast<size_t>(rows[r].position) % c.window);
+                if (rows[r].commit) rows[r].slot->commit(ops_, layer_head, to, static_cast<size_t>(rows[r].position) % c.window);
             }
         }
         attend(rows, n, l);
         ops_.linear(layer.out, attended_.data(), n, c.n_heads * HEAD, projected_.data(), bytes_.data());
         for (size_t r = 0; r < n; ++r) {
             float* x = x_.data() + r * d;
-            const float* add = projected_.data() + r * layer.out.width();
-            for (size_t i = 0; i < d; ++i) x[i] += add[i];
+            ops_.add(x, projected_.data() + r * layer.out.width(), d);
             ops_.rms_norm(x, layer.ff_norm.data(), d, normed_.data() + r * d);
         }
         float* gated = wide_.data() + n * layer.gate_up.width();
@@ -161,11 +144,7 @@ void Forward::run(const Row* rows, size_t n) {
             ops_.silu_times(gate, gate + c.d_ff, c.d_ff, gated + r * c.d_ff);
         }
         ops_.linear(layer.down, gated, n, c.d_ff, projected_.data(), bytes_.data());
-        for (size_t r = 0; r < n; ++r) {
-            float* x = x_.data() + r * d;
-            const float* add = projected_.data() + r * layer.down.width();
-            for (size_t i = 0; i < d; ++i) x[i] += add[i];
-        }
+        for (size_t r = 0; r < n; ++r) ops_.add(x_.data() + r * d, projected_.data() + r * layer.down.width(), d);
     }
     for (size_t r = 0; r < n; ++r) ops_.rms_norm(x_.data() + r * d, model_.norm.data(), d, hidden_.data() + r * d);
 }

@@ -4,7 +4,8 @@
 
 namespace gamegen {
 
-constexpr size_t MAX_ROWS = 48;
+constexpr size_t MAX_ROWS = 128;
+constexpr float ROOT = 0.125f;  // head_dim ** -0.5, of queries
 
 // One token in one pass. Rows of a slot follow each other in stream order.
 struct Row {
@@ -29,8 +30,6 @@ public:
     Seen seen(const Row& row, size_t layer_head, int64_t position) const;
     // cos (32) then sin (32) of the rotary embedding.
     void rotary(const Token& token, int64_t position, float* out) const;
-    // Turn a normed head (64) by `rotary` and into Hadamard space.
-    void place(float* head, const float* rotary) const;
 
     const Model& model() const { return model_; }
     const Ops& ops() const { return ops_; }
@@ -43,7 +42,7 @@ private:
     const Ops& ops_;
     const bool half_;
     double by_position_[8], by_time_[8], waves_[8];
-    std::vector<float> x_, normed_, heads_, attended_, projected_, wide_, hidden_, rotary_, logits_;
+    Lined<float> x_, normed_, heads_, attended_, projected_, wide_, hidden_, rotary_, logits_;
     std::vector<uint8_t> bytes_;
 };
 

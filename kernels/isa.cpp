@@ -3,7 +3,11 @@
 
 #include "ops.h"
 
-#if defined(__aarch64__) && defined(__linux__)
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#elif defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
@@ -15,6 +19,21 @@ namespace gamegen {
 extern const Ops scalar_ops;
 #if defined(__x86_64__)
 extern const Ops avx2_ops, avx512_ops;
+
+#if defined(__linux__)
+extern const Ops amx_ops;
+
+// Tiles with products of bytes: does the CPU have them, does the kernel save them, and may this process use them?
+static bool has_amx() {
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    if (!(d & bit_AMX_TILE) || !(d & bit_AMX_INT8)) return false;
+    asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    constexpr unsigned tile_state = 3u << 17;  // configuration and data
+    constexpr long ask = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, of the process and its threads
+    return (low & tile_state) == tile_state && syscall(SYS_arch_prctl, ask, tile_data) == 0;
+}
+#endif
 #elif defined(__aarch64__)
 extern const Ops neon_ops, neon_dot_ops, neon_i8mm_ops;
 
@@ -44,6 +63,10 @@ static std::vector<const Ops*> usable() {  // the best last
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
         found.push_back(&avx512_ops);
+#if defined(__linux__)
+    static const bool amx = has_amx();
+    if (amx && found.back() == &avx512_ops) found.push_back(&amx_ops);
+#endif
 #elif defined(__aarch64__)
     found.push_back(&neon_ops);
     if (has_dot()) found.push_back(&neon_dot_ops);

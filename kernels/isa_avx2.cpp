@@ -3,5 +3,5 @@
 
 namespace gamegen {
 extern const Ops avx2_ops;
-const Ops avx2_ops = Impl<Avx2>::table();
+const Ops avx2_ops = ops_table<Avx2>();
 }  // namespace gamegen

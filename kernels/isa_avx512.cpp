@@ -3,5 +3,5 @@
 
 namespace gamegen {
 extern const Ops avx512_ops;
-const Ops avx512_ops = Impl<Avx512>::table();
+const Ops avx512_ops = ops_table<Avx512>();
 }  // namespace gamegen

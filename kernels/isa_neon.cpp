@@ -3,5 +3,5 @@
 
 namespace gamegen {
 extern const Ops neon_ops;
-const Ops neon_ops = Impl<Neon<Dot::NONE>>::table();
+const Ops neon_ops = ops_table<Neon<Dot::NONE>>();
 }  // namespace gamegen

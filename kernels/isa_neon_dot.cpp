@@ -3,5 +3,5 @@
 
 namespace gamegen {
 extern const Ops neon_dot_ops;
-const Ops neon_dot_ops = Impl<Neon<Dot::SIGNED>>::table();
+const Ops neon_dot_ops = ops_table<Neon<Dot::SIGNED>>();
 }  // namespace gamegen

@@ -3,5 +3,5 @@
 
 namespace gamegen {
 extern const Ops neon_i8mm_ops;
-const Ops neon_i8mm_ops = Impl<Neon<Dot::MIXED>>::table();
+const Ops neon_i8mm_ops = ops_table<Neon<Dot::MIXED>>();
 }  // namespace gamegen

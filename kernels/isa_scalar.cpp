@@ -3,5 +3,5 @@
 
 namespace gamegen {
 extern const Ops scalar_ops;
-const Ops scalar_ops = Impl<Scalar>::table();
+const Ops scalar_ops = ops_table<Scalar>();
 }  // namespace gamegen

@@ -12,7 +12,7 @@ struct Avx2 {
     struct I { __m256i lo, hi; };
     using B = I;
     static constexpr const char* name = "avx2";
-    static constexpr int tile = 1, int8_tile = 1;
+    static constexpr int tile = 1, int8_tile = 1, int4_tile = 1;
 
     static F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
     static F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
@@ -47,7 +47,12 @@ struct Avx2 {
         const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
         return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
     }
-    static F pow2(F n) { return {pow2_1(n.lo), pow2_1(n.hi)}; }
+    static F times_pow2(F x, F n) { return {_mm256_mul_ps(x.lo, pow2_1(n.lo)), _mm256_mul_ps(x.hi, pow2_1(n.hi))}; }
+    static F where_above(F x, float limit, F y) {
+        const __m256 least = _mm256_set1_ps(limit);
+        return {_mm256_and_ps(_mm256_cmp_ps(x.lo, least, _CMP_GT_OQ), y.lo),
+                _mm256_and_ps(_mm256_cmp_ps(x.hi, least, _CMP_GT_OQ), y.hi)};
+    }
 
     static float sum(F x) {
         const __m256 eight = _mm256_add_ps(x.lo, x.hi);
@@ -71,13 +76,17 @@ struct Avx2 {
         return {_mm256_and_si256(_mm256_srli_epi32(x.lo, shift), mask), _mm256_and_si256(_mm256_srli_epi32(x.hi, shift), mask)};
     }
     static F to_float(I x) { return {_mm256_cvtepi32_ps(x.lo), _mm256_cvtepi32_ps(x.hi)}; }
-    static void store_s8(int8_t* p, F x) {
+    static __m128i as_s8(F x) {
         const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi));
         const __m256i ordered = _mm256_permute4x64_epi64(words, 0xD8);
-        const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+        return _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+    }
+    static void store_s8(int8_t* p, F x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), as_s8(x)); }
+    static void store_biased(uint8_t* p, F x) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_xor_si128(as_s8(x), _mm_set1_epi8(-128)));
     }
 
+    static void pin(B&) {}
     static B bload(const void* p) {
         const auto* q = static_cast<const __m256i*>(p);
         return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};

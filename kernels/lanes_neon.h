@@ -14,7 +14,7 @@ template <Dot dot> struct Neon {
     struct I { int32x4_t q[4]; };
     struct B { uint8x16_t q[4]; };
     static constexpr const char* name = dot == Dot::NONE ? "neon" : dot == Dot::SIGNED ? "neon_dot" : "neon_i8mm";
-    static constexpr int tile = 2, int8_tile = 2;
+    static constexpr int tile = 2, int8_tile = 2, int4_tile = 2;
 
     template <class R, class Fn> static R each(Fn fn) {
         R r;
@@ -45,9 +45,16 @@ template <Dot dot> struct Neon {
     }
     static F abs(F a) { return each<F>([&](int i) { return vabsq_f32(a.q[i]); }); }
     static F round(F a) { return each<F>([&](int i) { return vrndnq_f32(a.q[i]); }); }
-    static F pow2(F n) {
+    static F times_pow2(F x, F n) {
         return each<F>([&](int i) {
-            return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n.q[i]), vdupq_n_s32(127)), 23));
+            const int32x4_t exponent = vaddq_s32(vcvtnq_s32_f32(n.q[i]), vdupq_n_s32(127));
+            return vmulq_f32(x.q[i], vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23)));
+        });
+    }
+    static F where_above(F x, float limit, F y) {
+        return each<F>([&](int i) {
+            const uint32x4_t above = vcgtq_f32(x.q[i], vdupq_n_f32(limit));
+            return vreinterpretq_f32_u32(vandq_u32(above, vreinterpretq_u32_f32(y.q[i])));
         });
     }
     static float sum(F x) {
@@ -74,13 +81,16 @@ template <Dot dot> struct Neon {
         });
     }
     static F to_float(I x) { return each<F>([&](int i) { return vcvtq_f32_s32(x.q[i]); }); }
-    static void store_s8(int8_t* p, F x) {
+    static int8x16_t as_s8(F x) {
         const auto words = [&](int i) {
             return vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(x.q[i])), vqmovn_s32(vcvtnq_s32_f32(x.q[i + 1])));
         };
-        vst1q_s8(p, vcombine_s8(vqmovn_s16(words(0)), vqmovn_s16(words(2))));
+        return vcombine_s8(vqmovn_s16(words(0)), vqmovn_s16(words(2)));
     }
+    static void store_s8(int8_t* p, F x) { vst1q_s8(p, as_s8(x)); }
+    static void store_biased(uint8_t* p, F x) { vst1q_u8(p, veorq_u8(vreinterpretq_u8_s8(as_s8(x)), vdupq_n_u8(0x80))); }
 
+    static void pin(B&) {}
     static B bload(const void* p) {
         const auto* bytes = static_cast<const uint8_t*>(p);
         return each<B>([=](int i) { return vld1q_u8(bytes + 16 * i); });

@@ -15,8 +15,7 @@ struct Scalar {
     struct I { int32_t v[16]; };
     struct B { uint8_t v[64]; };
     static constexpr const char* name = "scalar";
-    static constexpr int tile = 2;       // rows that a matrix product takes at once
-    static constexpr int int8_tile = 2;  // the same, in 8 bits
+    static constexpr int tile = 2, int8_tile = 2, int4_tile = 2;  // rows that a matrix product takes at once, by its weights
 
     template <class Fn> static F each(Fn fn) { F r; for (int i = 0; i < 16; ++i) r.v[i] = fn(i); return r; }
 
@@ -37,15 +36,17 @@ struct Scalar {
     template <int h> static F swap(F x) { return each([&](int i) { return x.v[i ^ h]; }); }
     static F abs(F a) { return each([&](int i) { return std::fabs(a.v[i]); }); }
     static F round(F a) { return each([&](int i) { return std::nearbyintf(a.v[i]); }); }  // half to even
-    // 2^n for whole n in -126..127
-    static F pow2(F n) {
+    // x * 2^n for whole n in -126..127, neither x nor the product subnormal
+    static F times_pow2(F x, F n) {
         return each([&](int i) {
             const int32_t bits = (static_cast<int32_t>(n.v[i]) + 127) << 23;
             float r;
             std::memcpy(&r, &bits, 4);
-            return r;
+            return x.v[i] * r;
         });
     }
+    // y where x > limit, else 0
+    static F where_above(F x, float limit, F y) { return each([&](int i) { return x.v[i] > limit ? y.v[i] : 0.0f; }); }
 
     // Over the lanes: i with i + 8, then i + 4, i + 2, i + 1.
     static float sum(F x) {
@@ -73,7 +74,10 @@ struct Scalar {
     static F to_float(I x) { return each([&](int i) { return static_cast<float>(x.v[i]); }); }
     // Whole numbers in -128..127, written as bytes.
     static void store_s8(int8_t* p, F x) { for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(x.v[i]); }
+    // The same + 128.
+    static void store_biased(uint8_t* p, F x) { for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(static_cast<int32_t>(x.v[i]) + 128); }
 
+    static void pin(B&) {}  // keep in a register, where a compiler needs to be told
     static B bload(const void* p) { B r; std::memcpy(r.v, p, 64); return r; }
     static B bset1(int32_t four) { B r; for (int i = 0; i < 16; ++i) std::memcpy(r.v + 4 * i, &four, 4); return r; }
     static B low_nibbles(B x) { for (auto& b : x.v) b &= 15; return x; }

@@ -40,31 +40,48 @@ public:
         engine_ = std::make_unique<Engine>(config_, tensors, options, table, numbers);
     }
 
-    void clear(size_t slot) { at(slot).clear(); }
+    void clear(size_t slot) { idle(slot).clear(); }
 
     void prefill(size_t slot, const Rows& rows) {
-        at(slot);
+        idle(slot);
         const std::vector<Token> tokens = read_tokens(config_, rows);
         const nb::gil_scoped_release unlocked;
         engine_->prefill(slot, tokens);
     }
 
     nb::tuple step(const std::vector<int64_t>& slots, const std::vector<int64_t>& actions) {
-        std::vector<size_t> at;
-        std::vector<int32_t> played;
-        for (int64_t slot : slots) at.push_back(static_cast<size_t>(slot));
-        for (int64_t action : actions) played.push_back(action < 0 || action > 1 << 20 ? -1 : static_cast<int32_t>(action));
         std::vector<Outcome> outcomes;
         {
             const nb::gil_scoped_release unlocked;
-            outcomes = engine_->step(at, played);
+            outcomes = engine_->step(numbers(slots), tokens(actions));
         }
         return ragged(outcomes);
     }
 
+    void send(const std::vector<int64_t>& slots, const std::vector<int64_t>& actions) {
+        engine_->send(numbers(slots), tokens(actions));
+    }
+
+    // Slots of finished steps, and what happened in them.
+    nb::tuple receive(size_t count) {
+        std::vector<std::pair<size_t, Outcome>> received;
+        {
+            const nb::gil_scoped_release unlocked;
+            received = engine_->receive(count);
+        }
+        std::vector<int64_t> slots;
+        std::vector<Outcome> outcomes;
+        for (auto& [slot, outcome] : received) {
+            slots.push_back(static_cast<int64_t>(slot));
+            outcomes.push_back(std::move(outcome));
+        }
+        const size_t n = slots.size();
+        return nb::make_tuple(lend(std::move(slots), {n}), ragged(outcomes));
+    }
+
     // What a snapshot holds beside the shared integers.
     nb::dict save(size_t slot) {
-        at(slot);
+        idle(slot);
         {
             const nb::gil_scoped_release unlocked;
             engine_->settle(slot);
@@ -99,7 +116,7 @@ public:
 
     // Arrays as `save` returned them; the shared integers must already be the slot's own.
     void load(size_t slot, const nb::dict& state) {
-        Slot& s = at(slot);
+        Slot& s = idle(slot);
         const auto [groups, window] = ring();
         const auto held = get<int16_t>(state, "held_codes", {window});
         const auto rows = get<int64_t>(state, "latest_rows", {REACH, 3});
@@ -147,6 +164,18 @@ private:
         expect(slot < engine_->size(), "slot: expected 0.." + std::to_string(engine_->size() - 1) + ", got " + std::to_string(slot));
         return engine_->slot(slot);
     }
+    // The same, of a slot that is to change or to be copied.
+    Slot& idle(size_t slot) {
+        Slot& s = at(slot);
+        expect(!engine_->busy(slot), "slot " + std::to_string(slot) + ": expected no step under way, got one not yet received");
+        return s;
+    }
+    static std::vector<size_t> numbers(const std::vector<int64_t>& slots) { return {slots.begin(), slots.end()}; }
+    static std::vector<int32_t> tokens(const std::vector<int64_t>& actions) {
+        std::vector<int32_t> tokens;
+        for (int64_t action : actions) tokens.push_back(action < 0 || action > 1 << 20 ? -1 : static_cast<int32_t>(action));
+        return tokens;
+    }
     std::pair<size_t, size_t> ring() const { return {2 * config_.n_layers * config_.n_kv_heads, config_.window}; }
     std::vector<size_t> ring_shape(const std::vector<size_t>& last) const {
         std::vector<size_t> shape{2, config_.n_layers, config_.n_kv_heads, config_.window};
@@ -181,6 +210,8 @@ NB_MODULE(_native, m) {
         .def("clear", &NativeEngine::clear)
         .def("prefill", &NativeEngine::prefill)
         .def("step", &NativeEngine::step)
+        .def("send", &NativeEngine::send)
+        .def("receive", &NativeEngine::receive)
         .def("save", &NativeEngine::save)
         .def("load", &NativeEngine::load)
         .def("bytes", &NativeEngine::bytes)

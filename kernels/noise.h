@@ -9,7 +9,7 @@ namespace gamegen {
 
 enum Purpose : uint32_t { EVENT_NOISE, CODE_NOISE, REWARD_NOISE, DONE_NOISE };
 
-GAMEGEN_HD inline uint32_t mix_bits(uint32_t x) {  // lowbias32, public domain
+GAMEGEN_HD static inline uint32_t mix_bits(uint32_t x) {  // lowbias32, public domain
     x ^= x >> 16;
     x *= 0x7FEB352Du;
     x ^= x >> 15;
@@ -17,16 +17,19 @@ GAMEGEN_HD inline uint32_t mix_bits(uint32_t x) {  // lowbias32, public domain
     return x ^ (x >> 16);
 }
 
-GAMEGEN_HD inline uint32_t noise_key(uint64_t seed, uint64_t step, uint64_t position, Purpose purpose) {
+GAMEGEN_HD static inline uint32_t noise_key(uint64_t seed, uint64_t step, uint64_t position, Purpose purpose) {
     uint32_t key = mix_bits(static_cast<uint32_t>(seed));
     for (uint64_t part : {seed >> 32, step & 0xFFFFFFFFu, step >> 32, position, static_cast<uint64_t>(purpose)})
         key = mix_bits(key + 0x9E3779B9u + static_cast<uint32_t>(part));
     return key;
 }
 
-// Noise of a class: `table` holds it by the upper 16 bits of the hash.
-GAMEGEN_HD inline float gumbel(const float* table, uint32_t key, uint32_t of_class) {
-    return table[mix_bits(key + of_class * 0x9E3779B9u) >> 16];
+// Noise of a class: the table holds it by the upper 16 bits of a hash.
+GAMEGEN_HD static inline uint32_t noise_at(uint32_t key, uint32_t of_class) {
+    return mix_bits(key + of_class * 0x9E3779B9u) >> 16;
+}
+GAMEGEN_HD static inline float gumbel(const float* table, uint32_t key, uint32_t of_class) {
+    return table[noise_at(key, of_class)];
 }
 
 }  // namespace gamegen

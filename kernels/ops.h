@@ -6,7 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include <vector>
+
+#include "aligned.h"
 
 namespace gamegen {
 
@@ -25,14 +26,14 @@ inline size_t scratch_bytes(size_t k) { return round_up(k, GROUP4) / GROUP4 * (G
 // A weight matrix (n_out, k), packed by blocks of 64 outputs. One of w8, w4 and w is there.
 struct Linear {
     size_t n_out = 0, k = 0, blocks = 0;
-    std::vector<int8_t> w8;         // (blocks, ceil(k / 4), 64, 4)
-    std::vector<float> scale;       // (blocks * 64), of w8
-    std::vector<int32_t> offset;    // (blocks * 64), 128 * the sum of an output's w8: activations are stored + 128
+    Lined<int8_t> w8;               // (blocks, ceil(k / 4), 64, 4)
+    Lined<float> scale;             // (blocks * 64), of w8
+    Lined<int32_t> offset;          // (blocks * 64), 128 * the sum of an output's w8: activations are stored + 128
     // 4 bits, value = (nibble - 8) * scale: (blocks * 2, ceil(k / 32)) records of 512 bytes (4, 32, 4), byte (p, n, j)
     // being k = 4 p + j of output n in its low and k = 16 + 4 p + j in its high nibble, and 32 scales in fp16.
-    std::vector<uint8_t> w4;
-    std::vector<float> w;           // (blocks, k, 64)
-    std::vector<float> bias;        // (blocks * 64), zero where the layer has none
+    Lined<uint8_t> w4;
+    Lined<float> w;                 // (blocks, k, 64)
+    Lined<float> bias;              // (blocks * 64), zero where the layer has none
     size_t width() const { return blocks * BLOCK; }  // of an output row
 };
 
@@ -73,8 +74,13 @@ struct Ops {
     void (*rms_norm)(const float* x, const float* gain, size_t n, float* out);
     void (*silu_times)(const float* gate, const float* up, size_t n, float* out);
     void (*silu)(float* x, size_t n);
+    void (*add)(float* x, const float* y, size_t n);  // x += y
     void (*hadamard)(float* x);     // 64 values in place, orthonormal
+    // 64 values in place: turned by `rotary` (cos (32), sin (32)), hadamard, times `by`
+    void (*place)(float* x, const float* rotary, float by);
     void (*round_half)(float* x, size_t n);  // n a multiple of 16
+    // quantise4 of kv4.h: x (64) to nibbles (32)
+    void (*quantise4)(const float* x, uint8_t* nibbles, uint16_t* scale, uint16_t* minimum);
     // logits (heads, seen.width()): query (heads, 64), already scaled, against keys; -inf where nothing is seen
     void (*scores)(const float* query, size_t heads, const Seen& seen, float* logits);
     // out (heads, 64): softmax of logits over values; logits are overwritten
@@ -83,6 +89,9 @@ struct Ops {
     // x = exp(x - maximum); returns the sum
     float (*exponentials)(float* x, size_t n, float maximum);
     void (*scale)(float* x, size_t n, float by);
+    // The first of the n classes whose logit / temperature + noise is largest, of those not below `least`; `none` if
+    // there is none above -inf. `table` and `key` are noise.h's.
+    size_t (*draw)(const float* logits, size_t n, float least, float temperature, const float* table, uint32_t key, size_t none);
     // logits (map_cells * map_cells) += where paths lead
     void (*ballistic)(const PathsView& paths, float* logits);
 };

@@ -36,11 +36,13 @@ void Slot::put(size_t layer_head, size_t which, size_t place, const Group4& grou
     (which ? c.v_minimum : c.k_minimum)[place] = group.minimum;
 }
 
-void Slot::commit(size_t layer_head, const float* key_value, size_t place) {
+void Slot::commit(const Ops& ops, size_t layer_head, const float* key_value, size_t place) {
     for (size_t which = 0; which < 2; ++which) {
         const float* values = key_value + which * HEAD;
         if (!half_) {
-            put(layer_head, which, place, quantise4(values));
+            Group4 group;
+            ops.quantise4(values, group.nibbles, &group.scale, &group.minimum);
+            put(layer_head, which, place, group);
             continue;
         }
         const HeadCache c = cache(layer_head);

@@ -18,7 +18,7 @@ struct Update {
 
 // Keys and values of a step's tokens while it is decoded, rounded to 16 bits: (tokens, layers, KV heads, 2, 64).
 struct Stage {
-    std::vector<float> values;
+    Lined<float> values;
     std::vector<int16_t> codes;  // that the tokens carry, -1 where none
     size_t stride = 0;           // floats per token
 
@@ -27,7 +27,7 @@ struct Stage {
         if (values.size() < tokens * stride) values.resize(codes.size() * stride);
     }
     void release() {  // give the memory back
-        values = std::vector<float>();
+        values = Lined<float>();
         codes = std::vector<int16_t>();
     }
     float* at(size_t token, size_t layer_head) { return values.data() + token * stride + layer_head * 2 * HEAD; }
@@ -49,7 +49,7 @@ public:
     void allocate(const Config& config, bool half);
     HeadCache cache(size_t layer_head) const;
     // Commit a staged token to its ring place, in one layer and KV head.
-    void commit(size_t layer_head, const float* key_value, size_t place);
+    void commit(const Ops& ops, size_t layer_head, const float* key_value, size_t place);
     // The ring in the format of README.md, (2, layers * KV heads, window) groups, and back.
     void read_nibbles(uint8_t* nibbles, uint16_t* scale_minimum) const;
     void write_nibbles(const uint8_t* nibbles, const uint16_t* scale_minimum);
@@ -62,7 +62,7 @@ private:
     void put(size_t layer_head, size_t which, size_t place, const Group4& group);
     bool half_ = false;
     size_t window_ = 0, places_ = 0, layer_heads_ = 0, head_bytes_ = 0;
-    mutable std::vector<uint8_t> memory_;  // per layer and KV head: keys, values, then scales and minima
+    mutable Lined<uint8_t> memory_;  // per layer and KV head: keys, values, then scales and minima
 };
 
 }  // namespace gamegen

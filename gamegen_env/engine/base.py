@@ -75,6 +75,7 @@ class Engine(ABC):
         self.position = np.zeros(num_slots, np.int64)  # tokens in the stream so far
         self.time = np.zeros(num_slots, np.int64)  # game steps since reset
         self.since_keyframe = np.zeros(num_slots, np.int64)  # step tokens since the last keyframe
+        self._under_way: dict[int, int] = {}  # slots whose step was sent and not received yet: its action
 
     def reset(self, slot: int, codes: np.ndarray, seed: int) -> None:
         """Start a new game from a tile map.
@@ -82,7 +83,7 @@ class Engine(ABC):
         Args:   codes: (n_cells,) integer in [0, codebook_size); seed: in [0, 2**63).
         Raises: ValueError on a wrong shape, range, slot or seed; the slot is then untouched.
         """
-        self._check_slots([slot])
+        self.check_slots([slot])
         codes = np.asarray(codes)
         size, n_cells = self.config.tokenizer.codebook_size, self.config.stream.n_cells
         if codes.shape != (n_cells,) or not np.issubdtype(codes.dtype, np.integer):
@@ -102,7 +103,44 @@ class Engine(ABC):
         Args:   slots: distinct; actions: one action token per slot.
         Raises: ValueError on bad slots or actions; nothing has moved then.
         """
-        self._check_slots(slots)
+        self._begin(slots, actions)
+        return self._step(slots, actions)
+
+    def send(self, slots: Sequence[int], actions: Sequence[int]) -> None:
+        """Let slots begin a step each, the first half of `step`; they are busy until `recv` returns them.
+
+        A busy slot can neither step nor be reset, saved, loaded or shown a step; others can.
+
+        Args:   as `step`.
+        Raises: ValueError on bad or busy slots or bad actions; nothing was sent then.
+        """
+        self._begin(slots, actions)
+        self._send(slots, actions)
+
+    def recv(self, min_count: int = 1) -> tuple[np.ndarray, StepBatch]:
+        """Decode until enough of the sent steps are finished, and return all that are.
+
+        Their games are those that `step` plays, to the bit, whatever is sent and received when; which slots come
+        first, and whether more than `min_count` come, is the engine's choice.
+
+        Returns: slots (n,) int64 and their steps in that order, n >= min_count.
+        Raises:  ValueError unless 1 <= min_count <= the number of busy slots.
+        """
+        busy = len(self._under_way)
+        if not isinstance(min_count, int | np.integer) or not 1 <= min_count <= busy:
+            raise ValueError(f"min_count: expected 1 to {busy} slots whose step was sent, got {min_count!r}")
+        slots, batch = self._recv(int(min_count))
+        for slot in slots.tolist():
+            del self._under_way[slot]
+        return slots, batch
+
+    def busy(self) -> list[int]:
+        """Return the slots whose step was sent and not received yet, the oldest first."""
+        return list(self._under_way)
+
+    def _begin(self, slots: Sequence[int], actions: Sequence[int]) -> None:
+        """Refuse what cannot step; where a keyframe is due, append it."""
+        self.check_slots(slots)
         n_actions = self.config.transformer.n_actions
         if len(actions) != len(slots):
             raise ValueError(f"actions: expected {len(slots)}, got {len(actions)}")
@@ -115,14 +153,22 @@ class Engine(ABC):
         for slot in slots:
             if self.since_keyframe[slot] > self.config.updates_per_keyframe:
                 self._keyframe(slot)
-        return self._step(slots, actions)
+
+    def _send(self, slots: Sequence[int], actions: Sequence[int]) -> None:
+        """Take note of checked slots and actions."""
+        self._under_way.update(zip(map(int, slots), map(int, actions), strict=True))
+
+    def _recv(self, min_count: int) -> tuple[np.ndarray, StepBatch]:
+        """Return at least `min_count` of the steps under way; here, all of them, decoded now."""
+        slots, actions = list(self._under_way), list(self._under_way.values())
+        return np.array(slots, np.int64), self._step(slots, actions)
 
     def observe(self, slot: int, step: Step) -> None:
         """Append a step that is known, as if the engine had decoded it: context for what follows.
 
         Raises: ValueError if the step does not fit the slot's tile map; the slot is then untouched.
         """
-        self._check_slots([slot])
+        self.check_slots([slot])
         if self.since_keyframe[slot] > self.config.updates_per_keyframe:
             self._keyframe(slot)
         origin, time = self.origin[slot], int(self.time[slot])
@@ -148,7 +194,7 @@ class Engine(ABC):
 
     def save(self, slot: int) -> State:
         """Return a copy of everything that the slot's future depends on."""
-        self._check_slots([slot])
+        self.check_slots([slot])
         return {name: np.array(getattr(self, name)[slot]) for name in _INTEGERS} | self._save_context(slot)
 
     def load(self, slot: int, state: State) -> None:
@@ -156,7 +202,7 @@ class Engine(ABC):
 
         Raises: ValueError if the state's arrays are not those of this engine; the slot is then untouched.
         """
-        self._check_slots([slot])
+        self.check_slots([slot])
         here = self.save(slot)
         if set(state) != set(here):
             raise ValueError(f"state: expected arrays {sorted(here)}, got {sorted(state)}")
@@ -192,9 +238,13 @@ class Engine(ABC):
         self.position[slot] += len(rows)
         self.since_keyframe[slot] = 0
 
-    def _check_slots(self, slots: Sequence[int]) -> None:
+    def check_slots(self, slots: Sequence[int]) -> None:
+        """Raise ValueError unless slots are distinct, in range and not busy."""
         if len(set(slots)) != len(slots) or not all(0 <= s < self.num_slots for s in slots):
             raise ValueError(f"slots: expected distinct numbers in 0..{self.num_slots - 1}, got {list(slots)}")
+        for slot in slots:
+            if slot in self._under_way:
+                raise ValueError(f"slot {slot}: expected no step under way, got one that was sent and not received")
 
     @abstractmethod
     def _clear(self, slot: int) -> None:

@@ -10,6 +10,7 @@ import importlib
 from typing import Any
 
 from gamegen_env.config import ModelConfig
+from gamegen_env.engine.base import Engine
 from gamegen_env.engine.native import NativeEngine
 from gamegen_env.transformer import Transformer
 
@@ -45,6 +46,9 @@ class CudaEngine(NativeEngine):
         except ImportError as error:
             raise ImportError(f"engine 'cuda': expected {module} built (kernels/README.md), got: {error}") from None
         self._engine = built.Engine(*self._described(transformer), num_slots, float(temperature))
+
+    # A whole step at a time: what was sent is decoded when it is asked for.
+    _send, _recv = Engine._send, Engine._recv
 
     @property
     def isa(self) -> str:

@@ -43,6 +43,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _batch(arrays: tuple[np.ndarray, ...]) -> StepBatch:
+    """Name what a binding returns of finished steps."""
+    scroll, ptr, cells, codes, reward_class, done, tokens = arrays
+    return StepBatch(scroll, ptr, cells, codes, reward_class, done.astype(bool), tokens)
+
+
 class NativeEngine(Engine):
     """Slots in C++; their integers are the arrays of the base class."""
 
@@ -132,13 +138,18 @@ class NativeEngine(Engine):
         self._engine.prefill(slot, np.ascontiguousarray(rows, np.int64))
 
     def _step(self, slots: Sequence[int], actions: Sequence[int]) -> StepBatch:
-        scroll, ptr, cells, codes, reward_class, done, tokens = self._engine.step(
-            [int(slot) for slot in slots], [int(action) for action in actions]
-        )
-        return StepBatch(scroll, ptr, cells, codes, reward_class, done.astype(bool), tokens)
+        return _batch(self._engine.step([int(slot) for slot in slots], [int(action) for action in actions]))
+
+    def _send(self, slots: Sequence[int], actions: Sequence[int]) -> None:
+        self._engine.send([int(slot) for slot in slots], [int(action) for action in actions])
+        super()._send(slots, actions)
+
+    def _recv(self, min_count: int) -> tuple[np.ndarray, StepBatch]:
+        slots, steps = self._engine.receive(min_count)
+        return slots, _batch(steps)
 
     def load(self, slot: int, state: State) -> None:
-        self._check_slots([slot])
+        self.check_slots([slot])
         before = self.save(slot)
         self._check_integers(state)
         try:

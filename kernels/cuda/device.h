@@ -60,7 +60,7 @@ public:
         total_ += bytes;
         return static_cast<T*>(p);
     }
-    template <class T> T* copy(const std::vector<T>& values) {
+    template <class T, class A> T* copy(const std::vector<T, A>& values) {
         T* p = zeros<T>(values.size());
         put(p, values.data(), values.size());
         return p;

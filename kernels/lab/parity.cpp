@@ -10,7 +10,10 @@
 #include <functional>
 #include <map>
 
+#include "lanes_scalar.h"
+#include "ops_amx.h"
 #include "problems.h"
+#include "tiles.h"
 
 using namespace gamegen;
 using namespace gamegen::lab;
@@ -66,7 +69,7 @@ void check_linear(Check& check, Random& random, Values values) {
         for (size_t k : SIZES)
             for (size_t n_out : {1, 64, 70, 130}) {
                 const Linear m = linear(random, n_out, k, weights);
-                for (size_t rows : {1, 2, 3, 5, 6, 7, 13}) {
+                for (size_t rows : {1, 2, 3, 5, 6, 7, 13, 16, 17, 35}) {
                     const size_t stride = k + random.below(3);
                     const auto x = floats(random, rows * stride, values);
                     std::vector<uint8_t> bytes(rows * scratch_bytes(k));
@@ -87,11 +90,17 @@ void check_linear(Check& check, Random& random, Values values) {
 }
 
 void check_elements(Check& check, Random& random, Values values) {
+    const auto noise = floats(random, 65536, values == Values::TIES ? Values::TIES : Values::SMOOTH);
     for (size_t n : SIZES) {
         const auto x = floats(random, n, values), y = floats(random, n);
         check("rms_norm", x, [&](const Ops& ops, std::vector<float>& out) { ops.rms_norm(x.data(), y.data(), n, out.data()); });
         check("silu_times", x, [&](const Ops& ops, std::vector<float>& out) { ops.silu_times(x.data(), y.data(), n, out.data()); });
         check("silu", x, [&](const Ops& ops, std::vector<float>& out) { ops.silu(out.data(), n); });
+        check("add", x, [&](const Ops& ops, std::vector<float>& out) { ops.add(out.data(), y.data(), n); });
+        for (float least : {-2.0f, 2.9f})
+            check("draw", {0}, [&](const Ops& ops, std::vector<float>& out) {
+                out[0] = static_cast<float>(ops.draw(x.data(), n, least, 0.9f, noise.data(), static_cast<uint32_t>(n), n));
+            });
         check("scale", x, [&](const Ops& ops, std::vector<float>& out) { ops.scale(out.data(), n, 0.37f); });
         check("maximum", {0}, [&](const Ops& ops, std::vector<float>& out) { out[0] = ops.maximum(x.data(), n); });
         for (float spread : {1.0f, 40.0f}) {
@@ -104,8 +113,14 @@ void check_elements(Check& check, Random& random, Values values) {
             });
         }
     }
-    const auto head = floats(random, HEAD, values);
+    const auto head = floats(random, HEAD, values), turn = floats(random, HEAD);
     check("hadamard", head, [](const Ops& ops, std::vector<float>& out) { ops.hadamard(out.data()); });
+    check("place", head, [&](const Ops& ops, std::vector<float>& out) { ops.place(out.data(), turn.data(), 0.37f); });
+    check("quantise4", std::vector<float>(10), [&](const Ops& ops, std::vector<float>& out) {
+        uint16_t numbers[2];
+        ops.quantise4(head.data(), reinterpret_cast<uint8_t*>(out.data()), numbers, numbers + 1);
+        out[8] = numbers[0], out[9] = numbers[1];
+    });
     auto halves = floats(random, 256, values);
     for (size_t i = 0; i < 64; ++i) {  // what lies between halves, and beyond them
         halves[i] = half_to_float(static_cast<uint16_t>(random.below(0x7C00))) * (1 + 0x1p-11f);
@@ -149,10 +164,26 @@ void check_ballistic(Check& check, Random& random) {
         }
 }
 
+// What AMX computes, over tiles in plain C++: on any CPU.
+bool check_tiles() {
+    Ops ops = ops_for("scalar");
+    ops.name = "amx, emulated";
+    ops.linear = TileProducts<Scalar, Tiles>::linear;
+    Check check(ops);
+    Random random(2);
+    for (Values values : ALL_VALUES) check_linear(check, random, values);
+    const Linear m = linear(random, 130, 68, Weights::INT8);  // more rows than a chunk
+    const auto x = floats(random, 251 * m.k);
+    std::vector<uint8_t> bytes(251 * scratch_bytes(m.k));
+    check("linear_i8", std::vector<float>(251 * m.width()),
+          [&](const Ops& o, std::vector<float>& out) { o.linear(m, x.data(), 251, m.k, out.data(), bytes.data()); });
+    return check.report();
+}
+
 }  // namespace
 
 int main() {
-    bool equal = true;
+    bool equal = check_tiles();
     for (const auto& name : available_ops()) {
         if (name == "scalar") continue;
         Check check(ops_for(name));

@@ -49,7 +49,8 @@ inline Linear linear(Random& random, size_t n_out, size_t k, Weights weights) {
     m.n_out = n_out;
     m.k = k;
     m.blocks = round_up(n_out, BLOCK) / BLOCK;
-    m.bias = floats(random, m.width());
+    const auto bias = floats(random, m.width());
+    m.bias.assign(bias.begin(), bias.end());
     if (weights == Weights::INT4) {
         const size_t groups = round_up(k, GROUP4) / GROUP4;
         m.w4.resize(m.blocks * BLOCK / STRIP * groups * RECORD4);
@@ -62,7 +63,8 @@ inline Linear linear(Random& random, size_t n_out, size_t k, Weights weights) {
         return m;
     }
     if (weights == Weights::FLOAT) {
-        m.w = floats(random, m.blocks * k * BLOCK);
+        const auto w = floats(random, m.blocks * k * BLOCK);
+        m.w.assign(w.begin(), w.end());
         return m;
     }
     const size_t quads = (k + 3) / 4;
@@ -79,8 +81,8 @@ inline Linear linear(Random& random, size_t n_out, size_t k, Weights weights) {
 
 // A cache of one layer and KV head with staged tokens behind it.
 struct Attention {
-    std::vector<uint8_t> k, v;
-    std::vector<uint16_t> numbers[4];
+    Lined<uint8_t> k, v;
+    Lined<uint16_t> numbers[4];
     std::vector<float> staged, query;
     Seen seen;
 
