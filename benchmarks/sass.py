@@ -92,6 +92,13 @@ EXPECTED = {
     "add_paths": Expected(registers=80, local=64, has=("IDP.4A",)),
     "draw_code": Expected(registers=72, shared=17 * 1024 + 512, local=304, has=("IDP.4A",)),
     "embed": Expected(registers=48, local=40),
+    # Of the self-test: the sine's reduction of large arguments, and 64 values in one thread.
+    "evaluate": Expected(registers=48, local=40),
+    "quantise_groups": Expected(local=256),
+    "exchange": Expected(threads=32, registers=40, has=("SHFL", "VOTE", "IDP.4A")),
+    "multiply": Expected(threads=32, registers=40, has=("IMMA",)),
+    "copy_memory": Expected(threads=256, registers=40, shared=0),
+    "read_memory": Expected(threads=256, registers=48, shared=0),
 }
 HOT = ("attend", "product")
 

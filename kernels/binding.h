@@ -28,11 +28,11 @@ template <class T> Array<T> lend(std::vector<T> values, std::vector<size_t> shap
     return Array<T>(owned->data(), shape.size(), shape.data(), owner);
 }
 
-void expect(bool ok, const std::string& message) {
+inline void expect(bool ok, const std::string& message) {
     if (!ok) throw std::invalid_argument(message);
 }
 
-std::string spell(const std::vector<size_t>& shape) {
+inline std::string spell(const std::vector<size_t>& shape) {
     std::string text = "(";
     for (size_t n : shape) text += std::to_string(n) + ", ";
     return text + ")";
@@ -53,7 +53,7 @@ template <class T> T number(const nb::dict& d, const char* name) {
     }
 }
 
-Config read_config(const nb::dict& d) {
+inline Config read_config(const nb::dict& d) {
     Config c{};
     c.grammar = {number<int32_t>(d, "map_cells"), number<int32_t>(d, "view_cells"), number<int32_t>(d, "max_scroll"),
                  number<int32_t>(d, "cell_size"), number<int32_t>(d, "n_codes"), number<int32_t>(d, "n_actions")};
@@ -68,7 +68,7 @@ Config read_config(const nb::dict& d) {
     return c;
 }
 
-Tensors read_tensors(const nb::dict& d) {
+inline Tensors read_tensors(const nb::dict& d) {
     Tensors tensors;
     for (const auto& [key, value] : d) {
         const auto name = nb::cast<std::string>(key);
@@ -84,7 +84,7 @@ Tensors read_tensors(const nb::dict& d) {
 using Rows = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 // Tokens of one keyframe or step; throws std::invalid_argument on numbers out of range.
-std::vector<Token> read_tokens(const Config& config, const Rows& rows) {
+inline std::vector<Token> read_tokens(const Config& config, const Rows& rows) {
     const Grammar& g = config.grammar;
     expect(rows.shape(1) == 6 && rows.shape(0) <= config.max_step_tokens(), "rows: expected at most one step of (n, 6)");
     std::vector<Token> tokens;

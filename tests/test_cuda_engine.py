@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cmake import CMAKE_BIN_DIR
 
 from gamegen_env.checkpoint import load_checkpoint
 from gamegen_env.config import ModelConfig
@@ -21,31 +16,7 @@ from tests.conftest import random_model
 from tests.test_engines import ACTIONS, spell
 from tests.test_native import packaged_tile_map, same
 
-KERNELS = Path(__file__).parent.parent / "kernels"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def simt(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The emulation, built from the sources as they are now: `gamegen_env.engine._simt`."""
-    here = tmp_path_factory.mktemp("simt")
-    cmake = Path(CMAKE_BIN_DIR) / "cmake"
-    options = [
-        "-DGAMEGEN_SIMT=ON",
-        "-DGAMEGEN_CUDA=OFF",
-        f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={here}",
-        f"-DPython_EXECUTABLE={sys.executable}",
-    ]
-    subprocess.run([cmake, "-S", KERNELS, "-B", here / "build", *options], check=True, capture_output=True)
-    subprocess.run([cmake, "--build", here / "build", "--target", "_simt"], check=True, capture_output=True)
-    (built,) = here.glob("_simt*.so")
-    spec = importlib.util.spec_from_file_location("gamegen_env.engine._simt", built)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-        yield module
+pytestmark = pytest.mark.usefixtures("simt")
 
 
 def play_both(native: NativeEngine, cuda: CudaEngine, steps: int) -> None:

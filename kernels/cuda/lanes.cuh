@@ -25,7 +25,7 @@ DEVICE float largest16(float x) {
 }
 
 // The exponential of ops_impl.h.
-DEVICE float exp_own(float x) {
+GAMEGEN_HD inline float exp_own(float x) {
     x = x < 88.0f ? x : 88.0f;
     x = x > -87.3f ? x : -87.3f;
     const float n = nearbyintf(x * 1.44269504f);
@@ -49,7 +49,7 @@ DEVICE float exp_or_zero(float x) {
     keep = nearbyintf(keep < 1.0f ? keep : 1.0f);
     return exp_own(x) * keep;
 }
-DEVICE float silu(float x) { return x / (1.0f + exp_own(0.0f - x)); }
+GAMEGEN_HD inline float silu(float x) { return x / (1.0f + exp_own(0.0f - x)); }
 
 // The C library's functions, which the native engine calls. On a GPU they are rounded from double: the nearest float,
 // which the C library misses in a few arguments of a thousand, so the last bit of these is not promised there.
