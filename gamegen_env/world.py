@@ -18,6 +18,7 @@ import numpy as np
 
 from gamegen_env.canvas import Canvas
 from gamegen_env.cell_cache import CellCache
+from gamegen_env.cell_decoder import coder_for
 from gamegen_env.checkpoint import load_checkpoint
 from gamegen_env.engine import make_engine
 from gamegen_env.stream import Step
@@ -75,7 +76,7 @@ class World:
             precision=precision,
             threads=threads,
         )
-        coder = CellCache(checkpoint.tokenizer, checkpoint.config.tokenizer.cell_size, CACHE_BITS)
+        coder = CellCache(coder_for(checkpoint.tokenizer), checkpoint.config.tokenizer.cell_size, CACHE_BITS)
         self.canvas = Canvas(checkpoint.config, coder, num_slots)
         self.num_slots, self.engine_name = num_slots, self.engine.name
         self.frame_shape = (checkpoint.config.frame_size, checkpoint.config.frame_size, 3)

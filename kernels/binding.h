@@ -8,7 +8,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "model.h"
+#include "cells.h"
 
 namespace gamegen {
 namespace {
@@ -79,6 +79,18 @@ inline Tensors read_tensors(const nb::dict& d) {
         tensors.emplace(name, std::move(t));
     }
     return tensors;
+}
+
+// The decoder of a tokenizer; `weights` are its tensors, sizes are those of their shapes.
+inline CellDecoder read_decoder(const nb::dict& weights, size_t cell_size) {
+    const Tensors tensors = read_tensors(weights);
+    const auto shape = [&](const char* name) {
+        const auto found = tensors.find(name);
+        expect(found != tensors.end() && found->second.shape.size() == 2, std::string("weights: expected a matrix ") + name);
+        return found->second.shape;
+    };
+    expect(cell_size > 0 && cell_size <= 64, "cell_size: expected 1 to 64, got " + std::to_string(cell_size));
+    return {tensors, cell_size, shape("codebook")[0], shape("codebook")[1], shape("decoder.0.weight")[0]};
 }
 
 using Rows = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
