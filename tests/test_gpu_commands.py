@@ -66,7 +66,7 @@ def test_selftest_names_what_differs(
 ) -> None:
     """A device with a wrong exponential, dead tensor cores and other games: all of it is told, and the status is 1."""
     wrong = SimpleNamespace(
-        **{name: getattr(simt, name) for name in ("device", "functions", "exchange", "quantise", "Engine")},
+        **{name: getattr(simt, name) for name in ("device", "functions", "exchange", "quantise", "Engine", "Canvas")},
         multiply=lambda a, b: 0 * simt.multiply(a, b),
         evaluate=lambda name, x, y: (
             simt.evaluate(name, x, y)[0] * np.float32(1 + 1e-6 * (name == "exp")),

@@ -4,7 +4,7 @@
 
 What is compared: warp operations, tensor-core products and the 4-bit format with exact answers; float functions to the
 bit, those of the C library to the last one; keys and values of a keyframe layer by layer; then whole steps of packaged
-games, tokens and saved states, against the native engine on the CPU, which plays them at the same time.
+games, tokens, pixels and saved states, against the native engine on the CPU, which plays them at the same time.
 
 Ends with status 0 if everything passed, 1 if something failed or is missing.
 """
@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 
 from gamegen_env.canvas import Canvas
+from gamegen_env.cell_decoder import CellDecoder
 from gamegen_env.checkpoint import Checkpoint, load_checkpoint
+from gamegen_env.device_canvas import DeviceCanvas
 from gamegen_env.engine import StepBatch
 from gamegen_env.engine.base import State
 from gamegen_env.engine.cuda import CudaEngine, library
@@ -132,14 +134,18 @@ class Pair:
         self.checkpoint, self.slots = checkpoint, slots
         self.native = NativeEngine(config, model, slots, threads=1, temperature=TEMPERATURE)
         self.cuda = CudaEngine(config, model, slots, temperature=TEMPERATURE, emulate=emulate)
+        self.canvas = Canvas(config, CellDecoder(checkpoint.tokenizer), slots)
+        self.device_canvas = DeviceCanvas(config, checkpoint.tokenizer, slots, emulate=emulate)
 
     def reset(self, images: Sequence[Path]) -> None:
-        canvas = Canvas(self.checkpoint.config, self.checkpoint.tokenizer, 1)
-        for slot in range(self.slots):
-            frame = load_image(images[slot % len(images)], self.checkpoint.config.frame_size)
-            canvas.reset(np.array([0]), frame[None])
-            for engine in (self.native, self.cuda):
-                engine.reset(slot, canvas.codes[0], seed=slot)
+        every = np.arange(self.slots)
+        size = self.checkpoint.config.frame_size
+        frames = np.stack([load_image(images[slot % len(images)], size) for slot in range(self.slots)])
+        for canvas in (self.canvas, self.device_canvas):
+            canvas.reset(every, frames)
+        for engine in (self.native, self.cuda):
+            for slot in range(self.slots):
+                engine.reset(slot, self.canvas.codes[slot], seed=slot)
 
     def layers(self) -> str:
         """Compare what a keyframe has left in the cache, the first layer first: it tells which one goes wrong."""
@@ -151,23 +157,31 @@ class Pair:
                     equal(f"{name} of layer {layer}, {part}", got[part][which, layer], expected[part][which, layer])
         return f"keys and values of {n_layers} layers"
 
+    def step(self, slots: list[int], actions: list[int], step: int) -> int:
+        """Step both and paint what came of it. Returns tokens."""
+        got, expected = self.cuda.step(slots, actions), self.native.step(slots, actions)
+        tokens = compare_steps(got, expected, slots, step)
+        for canvas, batch in ((self.device_canvas, got), (self.canvas, expected)):
+            canvas.apply(np.array(slots), batch.scroll, batch.ptr, batch.cells, batch.codes)
+        at = np.array(slots)
+        equal(f"step {step}, pixels", self.device_canvas.view(at), self.canvas.view(at))
+        return tokens
+
     def play(self, steps: int) -> str:
         """Step both; slots that sit out must not move. Then compare states, and go on from the other's."""
-        tokens = 0
+        tokens, n_actions = 0, self.checkpoint.config.transformer.n_actions
         for t in range(steps):
             asked = [s for s in reversed(range(self.slots)) if (t + s) % 4 or self.slots == 1]
-            if not asked:
-                continue
-            actions = [(7 * t + 5 * s) % self.checkpoint.config.transformer.n_actions for s in asked]
-            tokens += compare_steps(self.cuda.step(asked, actions), self.native.step(asked, actions), asked, t)
+            if asked:
+                tokens += self.step(asked, [(7 * t + 5 * s) % n_actions for s in asked], t)
         for slot in range(self.slots):
             compare_states(self.cuda.save(slot), self.native.save(slot), slot)
+            compare_states(self.device_canvas.save(slot), self.canvas.save(slot), slot)
         self.cuda.load(0, self.native.save(0))
         self.native.load(self.slots - 1, self.cuda.save(self.slots - 1))
         for t in range(3):
-            slots, actions = list(range(self.slots)), [t] * self.slots
-            tokens += compare_steps(self.cuda.step(slots, actions), self.native.step(slots, actions), slots, steps + t)
-        return f"{steps + 3} steps, {tokens} tokens, states equal"
+            tokens += self.step(list(range(self.slots)), [t] * self.slots, steps + t)
+        return f"{steps + 3} steps, {tokens} tokens, pixels and states equal"
 
 
 def compare_steps(got: StepBatch, expected: StepBatch, slots: Sequence[int], step: int) -> int:

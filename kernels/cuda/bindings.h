@@ -5,5 +5,6 @@
 namespace gamegen::cuda {
 
 void bind_checks(nanobind::module_& m);
+void bind_canvas(nanobind::module_& m);
 
 }  // namespace gamegen::cuda

@@ -118,6 +118,7 @@ NB_MODULE(GAMEGEN_MODULE, m) {
         .def("bytes", &Binding::bytes)
         .def("counts", &Binding::counts);
     cuda::bind_checks(m);
+    cuda::bind_canvas(m);
 #if defined(GAMEGEN_SIMT)
     m.def("seed", [](uint32_t seed) { simt::seed() = seed; }, nb::arg("seed"), "Choose the order in which warps run.");
 #endif
