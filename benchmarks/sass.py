@@ -90,14 +90,14 @@ EXPECTED = {
     "commit": Expected(threads=64, registers=104, shared=0, local=256),
     "commit_ends": Expected(threads=12, registers=104, shared=0, local=256),
     "add_paths": Expected(registers=80, local=64, has=("IDP.4A",)),
-    "draw_code": Expected(registers=72, shared=17 * 1024 + 512, local=304, has=("IDP.4A",)),
-    "embed": Expected(registers=48, local=40),
+    "draw_code": Expected(registers=80, shared=17 * 1024 + 512, local=256, has=("IDP.4A",)),
+    "embed": Expected(registers=48),
     # Of the canvas.
     "renew": Expected(registers=48, shared=0, has=("SHFL", "VOTE")),
     "repaint": Expected(registers=64, shared=6400),
     "observe": Expected(registers=40, shared=0),
-    # Of the self-test: the sine's reduction of large arguments, and 64 values in one thread.
-    "evaluate": Expected(registers=48, local=40),
+    # Of the self-test; 64 values in one thread.
+    "evaluate": Expected(registers=32),
     "quantise_groups": Expected(local=256),
     "exchange": Expected(threads=32, registers=40, has=("SHFL", "VOTE", "IDP.4A")),
     "multiply": Expected(threads=32, registers=40, has=("IMMA",)),

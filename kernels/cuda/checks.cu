@@ -52,16 +52,7 @@ std::pair<std::vector<float>, std::vector<float>> evaluated(const std::string& f
     LAUNCH(Stream{}, evaluate, blocks_for(n), EVALUATE_THREADS, which, memory.copy(x), memory.copy(y), out, static_cast<int>(n));
     std::vector<float> device(n), host(n);
     Memory::get(device.data(), out, n);
-    for (size_t i = 0; i < n; ++i) {
-        switch (which) {
-            case EXP: host[i] = std::exp(x[i]); break;
-            case LOG: host[i] = std::log(x[i]); break;
-            case LOG1P: host[i] = std::log1p(x[i]); break;
-            case COS: host[i] = std::cos(x[i]); break;
-            case SIN: host[i] = std::sin(x[i]); break;
-            default: host[i] = own_function(which, x[i], y[i]);
-        }
-    }
+    for (size_t i = 0; i < n; ++i) host[i] = value_of(which, x[i], y[i]);
     return {device, host};
 }
 

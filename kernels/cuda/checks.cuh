@@ -10,8 +10,13 @@ constexpr int EVALUATE_THREADS = 128;
 // In the order of FUNCTIONS in checks.cu.
 enum Function { EXP, LOG, LOG1P, COS, SIN, EXP_OWN, SILU, SQRT, DIVIDE, FMA, ROUND, HALF };
 
-GAMEGEN_HD inline float own_function(int function, float x, float y) {
+GAMEGEN_HD inline float value_of(int function, float x, float y) {
     switch (function) {
+        case EXP: return exp_of(x);
+        case LOG: return log_of(x);
+        case LOG1P: return log1p_of(x);
+        case COS: return cos_of(x);
+        case SIN: return sin_of(x);
         case EXP_OWN: return exp_own(x);
         case SILU: return silu(x);
         case SQRT: return sqrtf(x);
@@ -25,15 +30,7 @@ GAMEGEN_HD inline float own_function(int function, float x, float y) {
 // out[i] = function(x[i], y[i])
 KERNEL evaluate(int function, const float* x, const float* y, float* out, int n) {
     const int i = static_cast<int>(block_index() * block_size() + thread_index());
-    if (i >= n) return;
-    switch (function) {
-        case EXP: out[i] = lib_exp(x[i]); break;
-        case LOG: out[i] = lib_log(x[i]); break;
-        case LOG1P: out[i] = lib_log1p(x[i]); break;
-        case COS: out[i] = lib_cos(x[i]); break;
-        case SIN: out[i] = lib_sin(x[i]); break;
-        default: out[i] = own_function(function, x[i], y[i]);
-    }
+    if (i < n) out[i] = value_of(function, x[i], y[i]);
 }
 // Groups of 64 halves to 4 bits, a thread each.
 KERNEL quantise_groups(const uint16_t* halves, Group4* out, int n) {
