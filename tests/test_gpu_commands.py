@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from cmake import CMAKE_BIN_DIR
 
 from gamegen_env.checkpoint import save_checkpoint
 from gamegen_env.cli import main
@@ -123,6 +126,18 @@ def test_commands_say_why_the_library_is_not_there(
     assert status == 1
     assert expected in text
     assert not (tmp_path / "report.json").exists()
+
+
+def test_the_build_leaves_word_of_what_became_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configuring is enough: it decides. Then the errors of an environment repeat it."""
+    kernels, cmake = Path(__file__).parent.parent / "kernels", Path(CMAKE_BIN_DIR) / "cmake"
+    options = ["-DGAMEGEN_CUDA=OFF", f"-DPython_EXECUTABLE={sys.executable}"]
+    subprocess.run([cmake, "-S", kernels, "-B", tmp_path, *options], check=True, capture_output=True)
+    monkeypatch.setattr(cuda.engine, "__path__", [str(tmp_path)])
+    assert cuda.built() == "not built: GAMEGEN_CUDA is OFF"
+    monkeypatch.setitem(sys.modules, "gamegen_env.engine._cuda", None)
+    with pytest.raises(ImportError, match="but it was not built: GAMEGEN_CUDA is OFF"):
+        gym.make("ImageGame-v0", device="cuda:0")
 
 
 @pytest.mark.parametrize("command", ["gpu-selftest", "gpu-bench"])
