@@ -9,7 +9,8 @@ Counts are exact and say nothing of time. `EXPECTED` holds what each kernel may 
 
 An inner loop is a backward branch with no other one inside. Its cost is the instructions that a warp issues per 512
 bytes of the cache or of weights, 16 in each lane; the budget beside it is how many a card can issue while its memory
-delivers 512 bytes: multiprocessors * 4 schedulers * clock / (bandwidth / 512).
+delivers 512 bytes: multiprocessors * 4 schedulers * clock / (bandwidth / 512). Under way are the bytes that one turn of
+the loop asks for, over the smallest grid that one game of base-0.5b gives; needed, what fills the memory's latency.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+LATENCY = 0.6e-6  # seconds from a load to its answer, assumed
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 
 
@@ -37,25 +39,33 @@ class Limits:
     threads: int
     blocks: int
     shared: int  # bytes
-    card: str  # whose budget is beside it
-    budget: float  # warp instructions per 512 bytes of memory traffic, from the card's data sheet
+    card: str  # whose data sheet gives what follows
+    multiprocessors: int
+    clock: float  # Hz
+    bandwidth: float  # bytes/s
     registers: int = 65536
     register_unit: int = 256  # registers are given out so many at a time, to a warp
     shared_unit: int = 128
     partitions: int = 4  # warps are spread over these
 
+    @property
+    def budget(self) -> float:
+        """Instructions that all warps of the card can issue while its memory delivers 512 bytes."""
+        return self.multiprocessors * 4 * self.clock / (self.bandwidth / 512)
 
-def _budget(multiprocessors: int, clock_ghz: float, bandwidth_gb: float) -> float:
-    return multiprocessors * 4 * clock_ghz / (bandwidth_gb / 512)
+    @property
+    def needed(self) -> float:
+        """Bytes that must be under way at once for 70 % of the bandwidth, at LATENCY."""
+        return 0.7 * self.bandwidth * LATENCY
 
 
 LIMITS = {
-    "sm_80": Limits(2048, 32, 164 << 10, "A100 40 GB", _budget(108, 1.41, 1555)),
-    "sm_86": Limits(1536, 16, 100 << 10, "RTX 3090", _budget(82, 1.70, 936)),
-    "sm_89": Limits(1536, 24, 100 << 10, "RTX 4090", _budget(128, 2.52, 1008)),
-    "sm_90": Limits(2048, 32, 228 << 10, "H100 SXM", _budget(132, 1.76, 3350)),
-    "sm_100": Limits(2048, 32, 228 << 10, "B200", _budget(148, 1.97, 8000)),
-    "sm_120": Limits(1536, 24, 100 << 10, "RTX 5090", _budget(170, 2.41, 1792)),
+    "sm_80": Limits(2048, 32, 164 << 10, "A100 40 GB", 108, 1.41e9, 1555e9),
+    "sm_86": Limits(1536, 16, 100 << 10, "RTX 3090", 82, 1.7e9, 936e9),
+    "sm_89": Limits(1536, 24, 100 << 10, "RTX 4090", 128, 2.52e9, 1008e9),
+    "sm_90": Limits(2048, 32, 228 << 10, "H100 SXM", 132, 1.76e9, 3350e9),
+    "sm_100": Limits(2048, 32, 228 << 10, "B200", 148, 1.97e9, 8000e9),
+    "sm_120": Limits(1536, 24, 100 << 10, "RTX 5090", 170, 2.41e9, 1792e9),
 }
 
 
@@ -64,6 +74,7 @@ class Expected:
     """What a kernel may take at most, and what its machine code must contain."""
 
     threads: int = 128  # in a block, at base-0.5b's shapes
+    blocks: int = 0  # at base-0.5b and one game, the smallest grid; 0: not of interest
     registers: int = 128  # four blocks of 128 threads on a multiprocessor
     shared: int = 4096  # bytes; sm_90 and later count 1,024 of their own
     local: int = 0  # bytes per thread in local memory: spilled registers, and arrays that found no place in registers
@@ -71,6 +82,10 @@ class Expected:
     heads: int = 1  # blocks that read the same bytes: query heads of one KV head, where a block has only one of them
     loads: int = 4  # bytes per lane of the narrowest load that an inner loop with products may have
     memory: float = 1.0  # share of the bytes loaded in such a loop that is cache or weights, the rest activations
+
+    def under_way(self, loop: Loop) -> float:
+        """Return the different bytes of cache or weights that all threads ask for in one turn of a loop."""
+        return self.blocks * self.threads * loop.loaded * self.memory / self.heads
 
     def cost(self, loop: Loop) -> float:
         """Return the instructions of a loop per 512 bytes that a warp loads of cache or weights, once for all heads."""
@@ -80,8 +95,8 @@ class Expected:
 # Kernels without a row get `Expected()`; a row may be for one instance of a template, "product<16>", or for all. When a
 # kernel has become better, tighten its row.
 EXPECTED = {
-    "attend": Expected(registers=56, shared=1536, has=("IDP.4A", "SHFL"), heads=4),
-    "product": Expected(threads=64, registers=40, shared=0, has=("IDP.4A",), memory=0.5),
+    "attend": Expected(blocks=24, registers=56, shared=1536, has=("IDP.4A", "SHFL"), heads=4),
+    "product": Expected(threads=64, blocks=24, registers=40, shared=0, has=("IDP.4A",), memory=0.5),
     "turn_heads": Expected(threads=576, registers=56, shared=0, has=("SHFL",)),
     "normalise": Expected(threads=32, registers=48, shared=0),
     "gate": Expected(threads=32, registers=48, shared=0),
@@ -309,7 +324,7 @@ def faults(kernel: Kernel) -> list[str]:
 
 HEADER = (
     "arch", "kernel", "threads", "registers", "shared", "local", "LDL + STL", "occupancy", "loads, number x bytes",
-    "dp4a / mma", "instructions per 512 B", "budget",
+    "dp4a / mma", "instructions per 512 B", "budget", "kB under way", "needed",
 )  # fmt: skip
 
 
@@ -318,7 +333,8 @@ def row(kernel: Kernel) -> list[str]:
     want, limits = kernel.expected, LIMITS[kernel.architecture]
     fill = occupancy(kernel.architecture, kernel.registers, kernel.shared, want.threads)
     dp4a, mma = (sum(n for code, n in kernel.codes.items() if code.startswith(s)) for s in ("IDP", "IMMA"))
-    costs = [want.cost(loop) for loop in kernel.main_loops()]
+    loops = kernel.main_loops()
+    costs = [want.cost(loop) for loop in loops]
     return [
         kernel.architecture,
         kernel.name,
@@ -332,6 +348,8 @@ def row(kernel: Kernel) -> list[str]:
         f"{dp4a} / {mma}",
         " / ".join(f"{cost:.0f}" for cost in costs),
         f"{limits.budget:.0f} ({limits.card})" if costs else "",
+        " / ".join(f"{want.under_way(loop) / 1e3:.0f}" for loop in loops if want.blocks),
+        f"{limits.needed / 1e3:.0f}" if loops and want.blocks else "",
     ]
 
 

@@ -81,6 +81,7 @@ def test_faults_are_found(tmp_path: Path) -> None:
     assert set(good.loads()) == {16}
     (loop,) = good.main_loops()
     assert loop.loaded == loop.products * 8  # a product takes four bytes on either side
+    assert sass.Expected(memory=0.5, blocks=10, threads=32, heads=2).under_way(loop) == 10 * 32 * loop.products * 4 / 2
     assert sass.Expected(memory=0.5).cost(loop) == pytest.approx(loop.instructions / (loop.products / 4))
 
 
@@ -119,6 +120,7 @@ def test_budgets_are_those_of_the_cards() -> None:
     """As counted elsewhere: about 655 on an RTX 4090, 470 on an RTX 5090, 140 on an H100."""
     budgets = [sass.LIMITS[a].budget for a in ("sm_89", "sm_120", "sm_90")]
     assert budgets == pytest.approx([655, 470, 140], rel=0.02)
+    assert sass.LIMITS["sm_120"].needed == pytest.approx(0.7 * 1792e9 * 0.6e-6)
 
 
 def test_a_file_without_machine_code_is_refused(tmp_path: Path) -> None:

@@ -81,7 +81,11 @@ struct Canvas::Parts {
         v.new_codes = add(codes);
         Memory::put(step, numbers.data(), numbers.size());
     }
-    void draw(size_t slots) { LAUNCH(Stream{}, observe, dim3(static_cast<unsigned>(slots), static_cast<unsigned>(v.frame)), PAINT_THREADS, v); }
+    // Whoever reads the observations, on whatever stream, finds them drawn.
+    void draw(size_t slots) {
+        LAUNCH(Stream{}, observe, dim3(static_cast<unsigned>(slots), static_cast<unsigned>(v.frame)), PAINT_THREADS, v);
+        wait_for_device();
+    }
 };
 
 Canvas::Canvas(const CellDecoder& decoder, const CanvasShape& shape) {

@@ -42,6 +42,14 @@ inline void need_device() {
 #endif
 }
 
+// Wait until the device has done what it was told, and throw what went wrong there.
+inline void wait_for_device() {
+#if defined(__CUDACC__)
+    CHECK_CUDA(cudaGetLastError());
+    CHECK_CUDA(cudaDeviceSynchronize());
+#endif
+}
+
 // Blocks of device memory, zeroed, that live as long as this.
 class Memory {
 public:
