@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from gamegen_env.cli import main
 from gamegen_env.config import PRESETS, ModelConfig
 from gamegen_env.engine import cuda
 from gamegen_env.engine.native import NativeEngine
-from gamegen_env.gpu import bench
+from gamegen_env.gpu import bench, selftest
 from gamegen_env.plan import count
 from tests.conftest import random_model
 
@@ -140,19 +141,37 @@ def test_the_build_leaves_word_of_what_became_of_it(tmp_path: Path, monkeypatch:
         gym.make("ImageGame-v0", device="cuda:0")
 
 
+DRIVER = "cuda: expected an NVIDIA driver, got none installed"
+MEMORY = "cuda: expected at least 900 MiB of GPU memory free, got 800; fewer games need less"
+
+
 @pytest.mark.parametrize("command", ["gpu-selftest", "gpu-bench"])
-def test_commands_say_that_driver_or_memory_is_missing(
+def test_commands_say_that_a_driver_is_missing(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def device() -> None:
-        raise RuntimeError("cuda: expected an NVIDIA driver, got none installed")
-
     module = ModuleType("gamegen_env.engine._cuda")
-    module.device = device  # type: ignore[attr-defined]
+    module.device = raising(DRIVER)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     status, text = said([command, "--out", str(tmp_path / "report.json")], monkeypatch, capsys)
     assert status == 1
-    assert text == f"gamegen {command}: cuda: expected an NVIDIA driver, got none installed\n"
+    assert text == f"gamegen {command}: {DRIVER}\n"
+
+
+def test_selftest_says_that_memory_is_missing(
+    simt: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(selftest, "CudaEngine", raising(MEMORY))
+    words = ["gpu-selftest", *SELFTEST, "--model", str(folder), "--out", str(tmp_path / "report.json")]
+    status, text = said(words, monkeypatch, capsys)
+    assert status == 1
+    assert text.endswith(f"gamegen gpu-selftest: {MEMORY}\n")
+
+
+def raising(message: str) -> Callable[..., None]:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError(message)
+
+    return fail
 
 
 def test_bench_measures_and_says_that_it_was_no_gpu(
@@ -196,7 +215,7 @@ def test_bench_goes_on_where_many_games_do_not_fit(
     class Small(cuda.CudaEngine):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             if args[2] > 1:
-                raise RuntimeError("cuda: expected 900 MiB of GPU memory, got less; fewer slots need less")
+                raise RuntimeError(MEMORY)
             super().__init__(*args, **kwargs)
 
     monkeypatch.setattr(bench, "CudaEngine", Small)
@@ -218,7 +237,7 @@ def test_bench_goes_on_where_many_games_do_not_fit(
     status, text = said(words, monkeypatch, capsys)
     assert status == 0, text
     (points,) = json.loads(out.read_text())["models"].values()
-    assert points[0] == {"slots": 4, "error": "cuda: expected 900 MiB of GPU memory, got less; fewer slots need less"}
+    assert points[0] == {"slots": 4, "error": MEMORY}
     assert points[1]["frames_per_second"] > 0
 
 

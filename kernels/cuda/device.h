@@ -68,8 +68,13 @@ public:
         const size_t bytes = (n ? n : 1) * sizeof(T);
         void* p = nullptr;
 #if defined(__CUDACC__)
-        if (cudaMalloc(&p, bytes) != cudaSuccess)
-            throw std::runtime_error("cuda: expected " + std::to_string((total_ + bytes) >> 20) + " MiB of GPU memory, got less; fewer slots need less");
+        if (cudaMalloc(&p, bytes) != cudaSuccess) {
+            size_t free = 0, all = 0;
+            cudaGetLastError();  // told here, once: the next engine may be smaller
+            cudaMemGetInfo(&free, &all);
+            throw std::runtime_error("cuda: expected at least " + std::to_string((total_ + bytes) >> 20) + " MiB of GPU memory free, got " +
+                                     std::to_string((total_ + free) >> 20) + "; fewer games need less");
+        }
         blocks_.push_back(p);
         CHECK_CUDA(cudaMemset(p, 0, bytes));
 #else
