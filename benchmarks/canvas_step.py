@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.canvas_step
 
-Regime: games from packaged pictures played by the native engine under random actions; every step is drawn by two
-canvases, one that asks the tokenizer each time and one that remembers (`CellCache`), in turns. Process time in
-microseconds per game step, one thread. The last line is JSON.
+Regime: games from packaged pictures played by the native engine under random actions; every step is drawn by four
+canvases in turns: the tokenizer decodes, or the decoder of one order (`CellDecoder`); each is asked every time, or
+remembered (`CellCache`). Process time in microseconds per game step, one thread. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 
 from gamegen_env.canvas import Canvas
 from gamegen_env.cell_cache import CellCache
+from gamegen_env.cell_decoder import CellDecoder
 from gamegen_env.checkpoint import load_checkpoint
 from gamegen_env.image import load_image, packaged_images
 from gamegen_env.world import CACHE_BITS, World
@@ -43,14 +44,19 @@ def main() -> None:
     checkpoint = load_checkpoint(args.model)
     config, tokenizer = checkpoint.config, checkpoint.tokenizer
     report = []
-    print("| picture | games | engine, µs/step | canvas | canvas that remembers | ratio |\n|---|---|---|---|---|---|")
+    print(
+        "| picture | games | engine, µs/step | tokenizer | remembered | one order | remembered |\n" + "|---" * 7 + "|"
+    )
     for image in args.images.split(","):
         for slots in map(int, args.slots.split(",")):
             world = World(args.model, slots, engine="native", threads=1)
             picture, at = load_image(packaged_images()[image], config.frame_size), np.arange(slots)
+            decoder, cell = CellDecoder(tokenizer), config.tokenizer.cell_size
             canvases = {
-                "asks": Canvas(config, tokenizer, slots),
-                "remembers": Canvas(config, CellCache(tokenizer, config.tokenizer.cell_size, CACHE_BITS), slots),
+                "tokenizer": Canvas(config, tokenizer, slots),
+                "tokenizer remembered": Canvas(config, CellCache(tokenizer, cell, CACHE_BITS), slots),
+                "one order": Canvas(config, decoder, slots),
+                "one order remembered": Canvas(config, CellCache(decoder, cell, CACHE_BITS), slots),
             }
             world.reset(at.tolist(), [picture] * slots, at.tolist())
             for canvas in canvases.values():
@@ -63,11 +69,7 @@ def main() -> None:
                     timed(spent, name, canvas.apply, at, step.scroll, step.ptr, step.cells, step.codes)
             row = {name: 1e6 * seconds / (steps * slots) for name, seconds in spent.items()}
             report.append({"image": image, "slots": slots, **row})
-            print(
-                f"| {image} | {slots} | {row['engine']:.0f} | {row['asks']:.0f} | {row['remembers']:.0f} "
-                f"| {row['asks'] / row['remembers']:.2f} |",
-                flush=True,
-            )
+            print(f"| {image} | {slots} | " + " | ".join(f"{time:.0f}" for time in row.values()) + " |", flush=True)
             world.close()
     print(json.dumps(report))
 

@@ -15,6 +15,8 @@ COMMANDS = {
     "train-world": ("gamegen_env.training.train_world", "train the transformer on recorded games"),
     "plot": ("gamegen_env.training.plot", "draw what training runs have logged"),
     "plan": ("gamegen_env.plan", "count what a model needs on a GPU, and what speed that allows"),
+    "gpu-selftest": ("gamegen_env.gpu.selftest", "compare the CUDA engine on this machine's GPU with the CPU"),
+    "gpu-bench": ("gamegen_env.gpu.bench", "time the CUDA engine on this machine's GPU"),
     "evaluate": ("gamegen_env.evaluation.command", "measure a model on held-out recorded games"),
 }
 

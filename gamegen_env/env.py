@@ -143,6 +143,14 @@ class ImageGameEnv(gym.Env[np.ndarray, np.int64], EzPickle):
         """
         self._open().load_state(0, state, self.np_random)
 
+    def observations_dlpack(self) -> Any:
+        """Return the frame (1, H, W, 3) uint8 in the GPU's memory, for `torch.from_dlpack` without a copy.
+
+        The memory is the environment's own, the same at every call: the next step or reset overwrites it.
+        Raises: RuntimeError on an engine that plays on a CPU.
+        """
+        return self._open().world.observations()
+
     def get_action_meanings(self) -> list[str]:
         """Return the actions' names, spelled as ALE does."""
         return [meaning(token) for token in self._open().tokens]

@@ -7,9 +7,11 @@ Nothing here is measured. A step of T tokens takes T - 1 passes (its END rides w
 reads the weights once for all slots and each slot's keys and values, and multiplies in 8 bits:
 
     seconds of a pass = max(bytes / (bandwidth * SHARE_OF_BANDWIDTH), operations / (int8 peak * SHARE_OF_PEAK))
-                        + launches * LAUNCH
+                        + kernels * LAUNCH
 
-Drafted updates, which save passes, and the canvas, which is a thousandth of the work, are left out.
+Two speeds: with the kernels that the engine starts per pass now, BUILT, and with what fusing them could leave, FUSED.
+Both take a whole step to be one CUDA graph, whose host waits once. Drafted updates, which save passes, and the canvas,
+which is a thousandth of the work, are left out. docs/gpu.md holds each assumption against what is known of it.
 """
 
 from __future__ import annotations
@@ -27,8 +29,6 @@ KV_BYTES = 36  # of 64 values: 64 nibbles, scale and minimum; see kernels/README
 SHARE_OF_BANDWIDTH = 0.7  # calm and others reach 0.75 to 0.85 of it with weights this large
 SHARE_OF_PEAK = 0.5
 LAUNCH = 1.3e-6  # seconds, of one kernel in a CUDA graph (Hazy Research, "No Bubbles")
-LAUNCHES_PER_LAYER = 5  # norm to stage, attention, its output, gate and up, down
-LAUNCHES_PER_PASS = 6  # embedding, norm and events, two of the code head, sampler, bookkeeping
 RESERVED = 0.6e9  # bytes that a CUDA context, code and workspace take
 SLOTS = (1, 16, 64, 256)
 
@@ -51,6 +51,26 @@ GPUS = (
 
 
 @dataclass(frozen=True)
+class Kernels:
+    """How many kernels a pass takes."""
+
+    per_layer: int
+    per_pass: int
+    pointer: int = 1
+    ballistics: int = 5
+
+    def of(self, config: ModelConfig) -> int:
+        t = config.transformer
+        return self.per_layer * t.n_layers + self.per_pass + self.pointer * t.pointer + self.ballistics * t.ballistics
+
+
+BUILT = Kernels(per_layer=11, per_pass=17)  # as kernels/cuda/engine.cu starts them; tests/test_plan.py counts
+# Norm to stage, attention, its output, gate and up, down; embedding, norm and events, two of the code head, sampler,
+# bookkeeping.
+FUSED = Kernels(per_layer=5, per_pass=6)
+
+
+@dataclass(frozen=True)
 class Counts:
     """What a model takes. Bytes and operations (a multiply-add is two)."""
 
@@ -58,16 +78,18 @@ class Counts:
     weight_bytes: float  # held
     pass_bytes: float  # of weights, read by every pass
     kv_bytes: int  # held per slot, and read by every token
-    staged_bytes: int  # held per slot: the step in work, in 16 bits
+    staged_bytes: int  # held per slot: the step in work and the one before, in 16 bits
+    scratch_bytes: int  # held per slot: logits and sums of attention, activations, for two rows
     row_operations: float  # per token and pass, in weights
     attention_operations: float  # per token, at a full window
-    launches: int  # kernels per pass
+    kernels: int  # per pass, as built
+    fused_kernels: int
 
 
 def count(config: ModelConfig, weight_bits: int = 8) -> Counts:
     """Count from the model's shapes; nothing is allocated.
 
-    Args: weight_bits: 4, 8 or 16, of the matrices; 4 come with a 16-bit scale for each 32. Embeddings are kept in 16.
+    Args: weight_bits: 4, 8 or 16, of the matrices; 4 come with a 16-bit scale for each 32; the CUDA engine has 8.
     """
     if weight_bits not in (4, 8, 16):
         raise ValueError(f"weight_bits: expected 4, 8 or 16, got {weight_bits!r}")
@@ -82,39 +104,46 @@ def count(config: ModelConfig, weight_bits: int = 8) -> Counts:
     per_weight = (weight_bits + (0.5 if weight_bits == 4 else 0)) / 8
     kv_groups = 2 * t.n_layers * t.n_kv_heads
     looks = t.n_layers + (t.n_kv_heads / t.n_heads if t.pointer else 0)
+    spread = (3 * t.n_heads + 2 * t.n_kv_heads) * t.head_dim  # queries, keys and values, what was attended, aims
+    activations = vocabulary // t.d_model + 3 * t.d_ff + 11 * t.d_model + spread
     return Counts(
         parameters=sum(p.numel() for p in model.parameters()),
-        # The vocabulary is looked up, in 16 bits, and multiplied with.
-        weight_bytes=per_weight * (multiplied + vocabulary) + 2 * (vocabulary + table),
+        # The vocabulary is looked up, in 32 bits, and multiplied with.
+        weight_bytes=per_weight * (multiplied + vocabulary) + 4 * (vocabulary + table),
         pass_bytes=per_weight * (multiplied + vocabulary),
         kv_bytes=kv_groups * t.window * KV_BYTES,
-        staged_bytes=kv_groups * s.max_step_tokens * t.head_dim * 2,
+        staged_bytes=2 * kv_groups * s.max_step_tokens * t.head_dim * 2,
+        scratch_bytes=2 * 4 * ((2 * t.n_heads + 1) * t.window + activations),
         row_operations=2.0 * (multiplied + vocabulary),
         attention_operations=4.0 * looks * t.n_heads * t.head_dim * t.window,
-        launches=LAUNCHES_PER_LAYER * t.n_layers + LAUNCHES_PER_PASS,
+        kernels=BUILT.of(config),
+        fused_kernels=FUSED.of(config),
     )
 
 
-def frames_per_second(counts: Counts, gpu: GPU, slots: int, tokens: float) -> float:
-    """Return the frames/s of all slots together that the card's data sheet allows."""
+def frames_per_second(counts: Counts, gpu: GPU, slots: int, tokens: float, kernels: int) -> float:
+    """Return the frames/s of all slots together that the card's data sheet allows. Args: kernels: per pass."""
     read = counts.pass_bytes + slots * counts.kv_bytes
     operations = slots * (counts.row_operations + counts.attention_operations)
     work = max(read / (gpu.bandwidth * SHARE_OF_BANDWIDTH), operations / (gpu.int8 * SHARE_OF_PEAK))
-    return slots / ((tokens - 1) * (work + counts.launches * LAUNCH))
+    return slots / ((tokens - 1) * (work + kernels * LAUNCH))
 
 
 def slots_within(counts: Counts, memory: float) -> int:
     """Return how many games fit into so many bytes."""
-    return max(0, int((memory - RESERVED - counts.weight_bytes) // (counts.kv_bytes + counts.staged_bytes)))
+    each = counts.kv_bytes + counts.staged_bytes + counts.scratch_bytes
+    return max(0, int((memory - RESERVED - counts.weight_bytes) // each))
 
 
 def described(name: str, counts: Counts, weight_bits: int) -> list[str]:
     return [
         f"## {name}: {counts.parameters / 1e6:.1f}M parameters, {weight_bits}-bit weights\n",
         f"Weights: {counts.weight_bytes / 1e6:.0f} MB held, {counts.pass_bytes / 1e6:.0f} MB read per pass",
-        f"Per game: {counts.kv_bytes / 1e6:.2f} MB of keys and values, {counts.staged_bytes / 1e6:.2f} MB staged",
+        f"Per game: {counts.kv_bytes / 1e6:.2f} MB of keys and values, {counts.staged_bytes / 1e6:.2f} MB staged, "
+        f"{counts.scratch_bytes / 1e6:.2f} MB of scratch",
         f"Per token: {counts.row_operations / 1e9:.2f} G operations in weights, "
-        f"{counts.attention_operations / 1e9:.2f} G in attention; per pass {counts.launches} kernels\n",
+        f"{counts.attention_operations / 1e9:.2f} G in attention; per pass {counts.kernels} kernels, "
+        f"fused {counts.fused_kernels}\n",
     ]
 
 
@@ -143,11 +172,14 @@ def main(argv: list[str] | None = None) -> None:
         print("|---" * (len(SLOTS) + 1) + "|")
         for gpu in GPUS:
             most = slots_within(counts, gpu.memory)
-            cells = [
-                f"{frames_per_second(counts, gpu, slots, args.tokens):,.0f}" if slots <= most else "does not fit"
-                for slots in SLOTS
-            ]
-            print(f"| {gpu.name} | " + " | ".join(cells) + " |")
+            for what, kernels in (("built", counts.kernels), ("fused", counts.fused_kernels)):
+                cells = [
+                    f"{frames_per_second(counts, gpu, slots, args.tokens, kernels):,.0f}"
+                    if slots <= most
+                    else "no room"
+                    for slots in SLOTS
+                ]
+                print(f"| {gpu.name}, {what} | " + " | ".join(cells) + " |")
         print()
     print(json.dumps(report))
 

@@ -18,7 +18,9 @@ import numpy as np
 
 from gamegen_env.canvas import Canvas
 from gamegen_env.cell_cache import CellCache
+from gamegen_env.cell_decoder import coder_for
 from gamegen_env.checkpoint import load_checkpoint
+from gamegen_env.device_canvas import DeviceCanvas
 from gamegen_env.engine import StepBatch, make_engine
 from gamegen_env.stream import Step
 
@@ -75,8 +77,12 @@ class World:
             precision=precision,
             threads=threads,
         )
-        coder = CellCache(checkpoint.tokenizer, checkpoint.config.tokenizer.cell_size, CACHE_BITS)
-        self.canvas = Canvas(checkpoint.config, coder, num_slots)
+        self.canvas: Canvas | DeviceCanvas
+        if self.engine.name == "cuda":
+            self.canvas = DeviceCanvas(checkpoint.config, checkpoint.tokenizer, num_slots)
+        else:
+            coder = CellCache(coder_for(checkpoint.tokenizer), checkpoint.config.tokenizer.cell_size, CACHE_BITS)
+            self.canvas = Canvas(checkpoint.config, coder, num_slots)
         self.num_slots, self.engine_name = num_slots, self.engine.name
         self.frame_shape = (checkpoint.config.frame_size, checkpoint.config.frame_size, 3)
 
@@ -149,6 +155,18 @@ class World:
         if frames is not None:
             self.canvas.show(at, frames)
         return self.canvas.view(at)
+
+    def observations(self) -> Any:
+        """Return what all slots show, (num_slots, H, W, 3) uint8 in the GPU's memory, for DLPack.
+
+        Raises: RuntimeError on an engine that plays on a CPU.
+        """
+        if not isinstance(self.canvas, DeviceCanvas):
+            raise RuntimeError(
+                f"observations on the device: expected engine 'cuda' (device=\"cuda\"), got {self.engine_name!r}, "
+                "whose frames are NumPy arrays already"
+            )
+        return self.canvas.observations()
 
     def save(self, slot: int) -> dict[str, Any]:
         """Copy a slot's whole state: plain arrays and strings, fit for pickle, in any process."""

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "model.h"
+#include "cells.h"
 
 namespace gamegen {
 namespace {
@@ -28,11 +28,11 @@ template <class T> Array<T> lend(std::vector<T> values, std::vector<size_t> shap
     return Array<T>(owned->data(), shape.size(), shape.data(), owner);
 }
 
-void expect(bool ok, const std::string& message) {
+inline void expect(bool ok, const std::string& message) {
     if (!ok) throw std::invalid_argument(message);
 }
 
-std::string spell(const std::vector<size_t>& shape) {
+inline std::string spell(const std::vector<size_t>& shape) {
     std::string text = "(";
     for (size_t n : shape) text += std::to_string(n) + ", ";
     return text + ")";
@@ -53,7 +53,7 @@ template <class T> T number(const nb::dict& d, const char* name) {
     }
 }
 
-Config read_config(const nb::dict& d) {
+inline Config read_config(const nb::dict& d) {
     Config c{};
     c.grammar = {number<int32_t>(d, "map_cells"), number<int32_t>(d, "view_cells"), number<int32_t>(d, "max_scroll"),
                  number<int32_t>(d, "cell_size"), number<int32_t>(d, "n_codes"), number<int32_t>(d, "n_actions")};
@@ -68,7 +68,7 @@ Config read_config(const nb::dict& d) {
     return c;
 }
 
-Tensors read_tensors(const nb::dict& d) {
+inline Tensors read_tensors(const nb::dict& d) {
     Tensors tensors;
     for (const auto& [key, value] : d) {
         const auto name = nb::cast<std::string>(key);
@@ -81,10 +81,22 @@ Tensors read_tensors(const nb::dict& d) {
     return tensors;
 }
 
+// The decoder of a tokenizer; `weights` are its tensors, sizes are those of their shapes.
+inline CellDecoder read_decoder(const nb::dict& weights, size_t cell_size) {
+    const Tensors tensors = read_tensors(weights);
+    const auto shape = [&](const char* name) {
+        const auto found = tensors.find(name);
+        expect(found != tensors.end() && found->second.shape.size() == 2, std::string("weights: expected a matrix ") + name);
+        return found->second.shape;
+    };
+    expect(cell_size > 0 && cell_size <= 64, "cell_size: expected 1 to 64, got " + std::to_string(cell_size));
+    return {tensors, cell_size, shape("codebook")[0], shape("codebook")[1], shape("decoder.0.weight")[0]};
+}
+
 using Rows = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 // Tokens of one keyframe or step; throws std::invalid_argument on numbers out of range.
-std::vector<Token> read_tokens(const Config& config, const Rows& rows) {
+inline std::vector<Token> read_tokens(const Config& config, const Rows& rows) {
     const Grammar& g = config.grammar;
     expect(rows.shape(1) == 6 && rows.shape(0) <= config.max_step_tokens(), "rows: expected at most one step of (n, 6)");
     std::vector<Token> tokens;

@@ -1,9 +1,9 @@
 #include "decide.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
+#include "elementary.h"
 #include "noise.h"
 
 namespace gamegen {
@@ -13,8 +13,8 @@ constexpr float GAIN = 4.0f, SPREAD = 0.15f;  // as in ballistics.py
 constexpr float FLOOR = 1e-20f;               // as in pointer.py
 constexpr size_t CODE_ROWS = 32;              // updates whose 8192 logits are held at a time
 
-static float softplus(float x) { return x > 20 ? x : std::log1p(std::exp(x)); }
-static float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
+static float softplus(float x) { return x > 20 ? x : log1p_of(exp_of(x)); }
+static float sigmoid(float x) { return 1 / (1 + exp_of(-x)); }
 
 // Call fn(i) for every x[i] >= least, ascending. Most stretches hold none.
 template <class Fn> static void each_above(const float* x, size_t n, float least, Fn fn) {
@@ -120,8 +120,8 @@ void Decider::add_paths(const Row& row, size_t at, float* logits) {
                 weight[k] = scores[g * width + column] - model_.ageing[h] * elapsed[k];
                 top = std::max(top, weight[k]);
             }
-            for (size_t k = 0; k < n; ++k) sum += weight[k] = std::exp(weight[k] - top);
-            sum += std::exp(-top);
+            for (size_t k = 0; k < n; ++k) sum += weight[k] = exp_of(weight[k] - top);
+            sum += exp_of(-top);
             for (size_t k = 0; k < n; ++k) weight[k] /= sum;
         }
     }
@@ -187,20 +187,20 @@ int Decider::draw_mixed(const Row& row, const Token& update, const float* query,
         if (code < 0 || code == present) sum[i] = NEVER;
     }
     const float top = std::max(sentinel, ops_.maximum(sum, width));
-    const float total = ops_.exponentials(sum, width, top) + std::exp(sentinel - top);
+    const float total = ops_.exponentials(sum, width, top) + exp_of(sentinel - top);
     logits[present] = NEVER;
     const float vocabulary = ops_.exponentials(logits, n_codes, ops_.maximum(logits, n_codes));
-    ops_.scale(logits, n_codes, std::exp(sentinel - top) / total / vocabulary);
+    ops_.scale(logits, n_codes, exp_of(sentinel - top) / total / vocabulary);
     for (size_t i = 0; i < width; ++i)
         if (sum[i] > 0) logits[carried(i)] += sum[i] / total;
     // Logarithms only of those that can win; the others are out of the noise's reach.
     const float best = ops_.maximum(logits, n_codes);
-    const float least = std::max(FLOOR, temperature_ == 0 ? best : best * std::exp(-span_ * temperature_));
+    const float least = std::max(FLOOR, temperature_ == 0 ? best : best * exp_of(-span_ * temperature_));
     int code = 0;
     float best_score = NEVER;
     each_above(logits, n_codes, least, [&](size_t i) {
         const float score = temperature_ == 0 ? logits[i]
-                                              : std::log(logits[i]) / temperature_ + gumbel(table_.data(), key, static_cast<uint32_t>(i));
+                                              : log_of(logits[i]) / temperature_ + gumbel(table_.data(), key, static_cast<uint32_t>(i));
         if (static_cast<int64_t>(i) != present && score > best_score) {
             best_score = score;
             code = static_cast<int>(i);

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "elementary.h"
+
 namespace gamegen {
 
 constexpr double TAU = 6.283185307179586476925;
@@ -69,8 +71,8 @@ void Forward::rotary(const Token& t, int64_t position, float* out) const {
                                   cell / m * waves_[i], cell % m * waves_[i]};
         for (int part = 0; part < 4; ++part) {
             const auto angle = static_cast<float>(std::fmod(angles[part], TAU));
-            out[8 * part + i] = std::cos(angle);
-            out[32 + 8 * part + i] = std::sin(angle);
+            out[8 * part + i] = cos_of(angle);
+            out[32 + 8 * part + i] = sin_of(angle);
         }
     }
 }

@@ -126,6 +126,13 @@ size_t Model::features() const {
     return static_cast<size_t>(5 + 6 * g.map_cells + 2 * g.cell_size + N_DIRECTIONS + buttons + 2 * g.side() + 3 + 2);
 }
 
+std::vector<float> read_tensor(const Tensors& tensors, const std::string& name, const std::vector<size_t>& shape) {
+    return Reader{tensors}.take(name, shape);
+}
+Linear read_linear(const Tensors& tensors, const std::string& name, size_t n_out, size_t k) {
+    return Reader{tensors}.linear(name, n_out, k, Precision::FLOAT, true);
+}
+
 Model::Model(const Config& c, const Tensors& tensors, Precision precision_) : config(c), precision(precision_) {
     check(c);
     // Heads keep 8 bits.

@@ -31,6 +31,10 @@ struct Tensor {
 };
 using Tensors = std::map<std::string, Tensor>;
 
+// A tensor by its name, and a layer with a bias in float. Throw std::invalid_argument where it is missing or of another shape.
+std::vector<float> read_tensor(const Tensors& tensors, const std::string& name, const std::vector<size_t>& shape);
+Linear read_linear(const Tensors& tensors, const std::string& name, size_t n_out, size_t k);
+
 struct Layer {
     std::vector<float> attention_norm, q_norm, k_norm, ff_norm;
     Linear qkv, out, gate_up, down;

@@ -197,11 +197,34 @@ private:
     std::unique_ptr<Engine> engine_;
 };
 
+// Codes to pixels.
+class Decoder {
+public:
+    Decoder(const nb::dict& weights, size_t cell_size, const std::string& isa) : decoder_(read_decoder(weights, cell_size)), ops_(ops_for(isa)) {}
+    Array<uint8_t> decode(const nb::ndarray<const int32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>& codes) const {
+        const size_t n = codes.shape(0), c = decoder_.cell_size;
+        expect(codes.shape(1) == 3 && codes.shape(2) == 3, "codes: expected (n, 3, 3)");
+        for (size_t i = 0; i < 9 * n; ++i)
+            expect(codes.data()[i] >= 0 && static_cast<size_t>(codes.data()[i]) < decoder_.n_codes,
+                   "codes: expected 0.." + std::to_string(decoder_.n_codes - 1) + ", got " + std::to_string(codes.data()[i]));
+        std::vector<uint8_t> patches(n * decoder_.values());
+        decoder_.decode(ops_, codes.data(), n, patches.data());
+        return lend(std::move(patches), {n, c, c, 3});
+    }
+
+private:
+    const CellDecoder decoder_;
+    const Ops& ops_;
+};
+
 }  // namespace
 
 NB_MODULE(_native, m) {
     m.doc() = "The native engine; use it through gamegen_env.engine.native.";
     m.def("available_isas", &available_ops, "Instruction sets of this CPU that were built, the best last.");
+    nb::class_<Decoder>(m, "CellDecoder")
+        .def(nb::init<const nb::dict&, size_t, const std::string&>(), nb::arg("weights"), nb::arg("cell_size"), nb::arg("isa"))
+        .def("decode", &Decoder::decode, nb::arg("codes"));
     nb::class_<NativeEngine>(m, "Engine")
         .def(nb::init<const nb::dict&, const nb::dict&, const nb::dict&, Floats, size_t, float, int, const std::string&,
                       const std::string&, size_t>(),

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cmake import CMAKE_BIN_DIR
 
 from gamegen_env.checkpoint import save_checkpoint
 from gamegen_env.codec import Stream
@@ -87,3 +93,30 @@ def picture() -> np.ndarray:
     frame[20:28, 30:38] = (250, 220, 40)
     frame[44:60, 8:24] = rng.integers(0, 255, (16, 16, 3))
     return frame
+
+
+# --- The CUDA engine ---
+
+
+@pytest.fixture(scope="session")
+def simt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The CUDA engine emulated on the host, built from the sources as they are now: `gamegen_env.engine._simt`."""
+    here = tmp_path_factory.mktemp("simt")
+    cmake, kernels = Path(CMAKE_BIN_DIR) / "cmake", Path(__file__).parent.parent / "kernels"
+    options = [
+        "-DGAMEGEN_SIMT=ON",
+        "-DGAMEGEN_CUDA=OFF",
+        f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={here}",
+        f"-DPython_EXECUTABLE={sys.executable}",
+    ]
+    subprocess.run([cmake, "-S", kernels, "-B", here / "build", *options], check=True, capture_output=True)
+    subprocess.run([cmake, "--build", here / "build", "--target", "_simt"], check=True, capture_output=True)
+    (built,) = here.glob("_simt*.so")
+    spec = importlib.util.spec_from_file_location("gamegen_env.engine._simt", built)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        yield module

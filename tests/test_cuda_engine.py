@@ -1,18 +1,11 @@
-"""The CUDA engine, emulated: tokens and states of the native one, no race in shared memory; and its machine code."""
+"""The CUDA engine, emulated: tokens and states of the native one, no race in shared memory."""
 
 from __future__ import annotations
 
-import importlib.util
-import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cmake import CMAKE_BIN_DIR
 
 from gamegen_env.checkpoint import load_checkpoint
 from gamegen_env.config import ModelConfig
@@ -23,32 +16,7 @@ from tests.conftest import random_model
 from tests.test_engines import ACTIONS, spell
 from tests.test_native import packaged_tile_map, same
 
-KERNELS = Path(__file__).parent.parent / "kernels"
-MOST_REGISTERS = 128  # four blocks of 128 threads on a multiprocessor of 64 Ki registers
-
-
-@pytest.fixture(scope="module", autouse=True)
-def simt(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The emulation, built from the sources as they are now: `gamegen_env.engine._simt`."""
-    here = tmp_path_factory.mktemp("simt")
-    cmake = Path(CMAKE_BIN_DIR) / "cmake"
-    options = [
-        "-DGAMEGEN_SIMT=ON",
-        "-DGAMEGEN_CUDA=OFF",
-        f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={here}",
-        f"-DPython_EXECUTABLE={sys.executable}",
-    ]
-    subprocess.run([cmake, "-S", KERNELS, "-B", here / "build", *options], check=True, capture_output=True)
-    subprocess.run([cmake, "--build", here / "build", "--target", "_simt"], check=True, capture_output=True)
-    (built,) = here.glob("_simt*.so")
-    spec = importlib.util.spec_from_file_location("gamegen_env.engine._simt", built)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-        yield module
+pytestmark = pytest.mark.usefixtures("simt")
 
 
 def play_both(native: NativeEngine, cuda: CudaEngine, steps: int) -> None:
@@ -99,21 +67,3 @@ def test_emulated_engine_plays_packaged_weights_as_native_does(name: str, slots:
             for engine in (native, cuda):
                 engine.reset(slot, tile_map, seed=slot)
         play_both(native, cuda, 100)
-
-
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
-@pytest.mark.parametrize(
-    "arch",
-    ["sm_90", *(pytest.param(a, marks=pytest.mark.slow) for a in ("sm_80", "sm_86", "sm_89", "sm_100", "sm_120"))],
-)
-def test_machine_code_spills_nothing_and_keeps_to_its_registers(arch: str, tmp_path: Path) -> None:
-    options = ["-std=c++20", "-fmad=false", "--expt-relaxed-constexpr", f"-arch={arch}", "-Xptxas", "-v", "-cubin"]
-    source = KERNELS / "cuda" / "engine.cu"
-    result = subprocess.run(["nvcc", *options, "-o", tmp_path / "out", source], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    spills = [int(n) for n in re.findall(r"(\d+) bytes spill", result.stderr)]
-    registers = [int(n) for n in re.findall(r"Used (\d+) registers", result.stderr)]
-    kernels = sum(path.read_text().count("\nKERNEL ") for path in (KERNELS / "cuda").glob("*.cuh"))
-    assert len(registers) == kernels
-    assert max(spills) == 0
-    assert max(registers) <= MOST_REGISTERS

@@ -255,7 +255,8 @@ def test_make_engine_refuses_unknown_names_and_options(small_map_config: ModelCo
         ("warp", {}, "engine: expected one of"),
         ("torch", {"device": "cuda:0"}, "runs on 'cpu' only, got 'cuda:0'"),
         ("auto", {"device": "gpu"}, "device: expected 'cpu', 'cuda', 'cuda:0' or 'auto', got 'gpu'"),
-        ("cuda", {}, "engine 'cuda' runs on 'cuda' only, got 'cpu'"),
+        ("auto", {"device": "cuda:1"}, "or 'auto', got 'cuda:1'; CUDA_VISIBLE_DEVICES chooses among GPUs"),
+        ("cuda", {}, "engine 'cuda' runs on 'cuda' only, got 'cpu', the default"),
         ("cuda", {"device": "cuda", "precision": "int4"}, "engine 'cuda' computes in int8 only, got 'int4'"),
         ("cuda", {"device": "cuda", "threads": 2}, "threads: engine 'cuda' uses none of the host's, got 2"),
         ("cuda", {"device": "cuda", "kv_bits": 16}, "kv_bits: engine 'cuda' has a 4-bit cache only, got 16"),
@@ -278,7 +279,9 @@ def test_without_a_gpu_it_says_what_is_missing_or_takes_the_cpu(
     small_map_config: ModelConfig, model: Transformer, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("auto", "cuda"):
-        with pytest.raises((ImportError, RuntimeError), match=r"expected _cuda built|expected a GPU and its driver"):
+        with pytest.raises(
+            (ImportError, RuntimeError), match=r"expected it built with|expected (an NVIDIA driver|a driver|a GPU)"
+        ):
             make_engine(name, small_map_config, model, 1, device="cuda:0")
     with caplog.at_level("INFO"):
         assert make_engine("auto", small_map_config, model, 1, device="auto").name == "native"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +13,8 @@ from gamegen_env.checkpoint import load_checkpoint
 from gamegen_env.cli import main
 from gamegen_env.config import PRESETS
 from gamegen_env.engine import make_engine
-from gamegen_env.plan import GPU, LAUNCH, Counts, count, frames_per_second, slots_within
+from gamegen_env.engine.cuda import CudaEngine
+from gamegen_env.plan import BUILT, GPU, LAUNCH, Counts, count, frames_per_second, slots_within
 from gamegen_env.transformer import Transformer, count_parameters
 
 
@@ -21,10 +25,11 @@ def test_pocket_by_hand() -> None:
     assert counts.pass_bytes == blocks + heads + 8192 * 256
     assert counts.row_operations == 2 * counts.pass_bytes
     assert counts.kv_bytes == 2 * 6 * 2048 * 36  # 4.5 bits of 64 values
-    assert counts.staged_bytes == 2 * 6 * 292 * 64 * 2
+    assert counts.staged_bytes == 2 * 2 * 6 * 292 * 64 * 2
     assert counts.attention_operations == 4 * 6 * 4 * 64 * 2048
     assert counts.parameters == count_parameters(Transformer(PRESETS["pocket"]))
-    assert counts.launches == 36
+    assert counts.kernels == 6 * 11 + 17
+    assert counts.fused_kernels == 36
 
 
 def test_modules_and_bits_count() -> None:
@@ -47,30 +52,63 @@ def test_the_engine_holds_what_is_counted() -> None:
     assert counts.kv_bytes <= engine.bytes_per_slot() <= counts.kv_bytes + counts.staged_bytes
 
 
+@pytest.mark.parametrize(("name", "n_layers"), [("pocket", 6), ("base-0.5b", 1)])
+def test_the_cuda_engine_holds_what_is_counted(simt: Any, name: str, n_layers: int) -> None:
+    """Its slots and, with what does not grow with them, its weights."""
+    config = PRESETS[name]
+    config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, n_layers=n_layers))
+    model, counts = Transformer(config).eval().requires_grad_(False), count(config)
+    held = [slots * CudaEngine(config, model, slots, emulate=True).bytes_per_slot() for slots in (64, 96)]
+    each = (held[1] - held[0]) / 32
+    assert each == pytest.approx(counts.kv_bytes + counts.staged_bytes + counts.scratch_bytes, rel=0.03)
+    assert held[0] - 64 * each == pytest.approx(counts.weight_bytes, rel=0.05)
+
+
+def test_kernels_are_those_that_the_engine_starts() -> None:
+    """Counted in the source: of a layer, and of the rest of a pass."""
+    source = (Path(__file__).parent.parent / "kernels" / "cuda" / "engine.cu").read_text()
+    forward = source[source.index("::forward(unsigned rows) {") : source.index("::decide(unsigned rows) {")]
+    decide = source[source.index("::decide(unsigned rows) {") : source.index("::settle(")]
+    step = source[source.index("Engine::step(") : source.index("std::vector<Outcome> outcomes;")]
+    loop = forward[forward.index("for (int i = 0;") : forward.index("\n    }\n")]
+
+    def started(text: str) -> int:  # `times` is a shorthand for the one kernel named in its definition
+        return len(re.findall(r"LAUNCH\(|\btimes\(", text)) - text.count("LAUNCH(stream, product")
+
+    layer = started(loop)
+    whole = started(forward) + started(decide) + started(step)
+    assert layer == BUILT.per_layer
+    assert whole - layer == BUILT.per_pass + BUILT.pointer + BUILT.ballistics
+
+
 def test_the_slower_of_memory_and_arithmetic_sets_the_pace() -> None:
     counts = Counts(
-        parameters=0, weight_bytes=0, pass_bytes=1e9, kv_bytes=10**8, staged_bytes=0,
-        row_operations=1e9, attention_operations=0, launches=10,
+        parameters=0, weight_bytes=0, pass_bytes=1e9, kv_bytes=10**8, staged_bytes=0, scratch_bytes=0,
+        row_operations=1e9, attention_operations=0, kernels=0, fused_kernels=0,
     )  # fmt: skip
     memory_bound = GPU("", 1e12, bandwidth=1e12, int8=1e18)
-    assert frames_per_second(counts, memory_bound, 1, 11) == pytest.approx(1 / (10 * (1.1e9 / 0.7e12 + 10 * LAUNCH)))
-    assert frames_per_second(counts, memory_bound, 10, 11) == pytest.approx(10 / (10 * (2e9 / 0.7e12 + 10 * LAUNCH)))
+    assert frames_per_second(counts, memory_bound, 1, 11, 10) == pytest.approx(
+        1 / (10 * (1.1e9 / 0.7e12 + 10 * LAUNCH))
+    )
+    assert frames_per_second(counts, memory_bound, 10, 11, 10) == pytest.approx(
+        10 / (10 * (2e9 / 0.7e12 + 10 * LAUNCH))
+    )
     busy = GPU("", 1e12, bandwidth=1e18, int8=1e12)
-    assert frames_per_second(counts, busy, 10, 11) == pytest.approx(10 / (10 * (10e9 / 0.5e12 + 10 * LAUNCH)))
+    assert frames_per_second(counts, busy, 10, 11, 10) == pytest.approx(10 / (10 * (10e9 / 0.5e12 + 10 * LAUNCH)))
 
 
 def test_what_fits() -> None:
     counts = count(PRESETS["base-0.5b"])
     assert slots_within(counts, 24e9) >= 64
     assert slots_within(counts, 1e9) == 0
-    more = slots_within(counts, 24e9 + counts.kv_bytes + counts.staged_bytes)
+    more = slots_within(counts, 24e9 + counts.kv_bytes + counts.staged_bytes + counts.scratch_bytes)
     assert more == slots_within(counts, 24e9) + 1
 
 
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (["base-0.5b"], 0, "| RTX 5090 |"),
+        (["base-0.5b"], 0, "| RTX 5090, fused |"),
         (["base-9b"], 2, "presets: expected some of"),
         (["--tokens", "1"], 2, "at least 2"),
     ],

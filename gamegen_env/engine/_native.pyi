@@ -4,6 +4,10 @@ import numpy as np
 
 def available_isas() -> list[str]: ...
 
+class CellDecoder:
+    def __init__(self, weights: dict[str, np.ndarray], cell_size: int, isa: str) -> None: ...
+    def decode(self, codes: np.ndarray) -> np.ndarray: ...
+
 class Engine:
     def __init__(
         self,

@@ -299,11 +299,14 @@ def make_engine(
     if name not in known:
         raise ValueError(f"engine: expected one of {known}, got {name!r}")
     if device not in ("cpu", "cuda", "cuda:0", "auto"):
-        raise ValueError(f"device: expected 'cpu', 'cuda', 'cuda:0' or 'auto', got {device!r}")
+        raise ValueError(
+            f"device: expected 'cpu', 'cuda', 'cuda:0' or 'auto', got {device!r}"
+            + ("; CUDA_VISIBLE_DEVICES chooses among GPUs" if str(device).startswith("cuda:") else "")
+        )
     if name not in ("auto", "cuda") and device not in ("cpu", "auto"):
         raise ValueError(f"device: engine {name!r} runs on 'cpu' only, got {device!r}")
     if name == "cuda" and device == "cpu":
-        raise ValueError("device: engine 'cuda' runs on 'cuda' only, got 'cpu'")
+        raise ValueError("device: engine 'cuda' runs on 'cuda' only, got 'cpu', the default")
     if precision not in ("auto", "int8", "int4", "float32"):
         raise ValueError(f"precision: expected 'auto', 'int8', 'int4' or 'float32', got {precision!r}")
     if name == "cuda" or (name == "auto" and device != "cpu"):

@@ -7,12 +7,41 @@ is for tests: it runs each GPU thread as a fiber and looks for races, thousands 
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
+from gamegen_env import engine
 from gamegen_env.config import ModelConfig
 from gamegen_env.engine.base import Engine
 from gamegen_env.engine.native import NativeEngine
 from gamegen_env.transformer import Transformer
+
+
+def library(emulate: bool = False) -> Any:
+    """Return the compiled module: kernels for GPUs, or their emulation.
+
+    Raises: ImportError saying why it is not there.
+    """
+    name = "_simt" if emulate else "_cuda"
+    try:
+        return importlib.import_module(f"gamegen_env.engine.{name}")
+    except ImportError as error:
+        if emulate:
+            raise ImportError(f"engine 'cuda': expected _simt built with -DGAMEGEN_SIMT=ON, got: {error}") from None
+        found = built() or f"lost: {error}"
+        raise ImportError(
+            f"engine 'cuda': expected it built with this package, but it was {found}. Once that is mended, install the "
+            "package again: `pip install -v --force-reinstall --no-deps`; -v shows the build."
+        ) from None
+
+
+def built() -> str | None:
+    """Return what the build said of this engine, "built ..." or "not built: why"; None where it left no word."""
+    for folder in engine.__path__:
+        path = Path(folder) / "cuda_build.txt"
+        if path.is_file():
+            return path.read_text().strip()
+    return None
 
 
 class CudaEngine(NativeEngine):
@@ -40,12 +69,7 @@ class CudaEngine(NativeEngine):
             raise ValueError(f"kv_bits: engine 'cuda' has a 4-bit cache only, got {kv_bits!r}")
         super(NativeEngine, self).__init__(config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits)
         self.precision, self.emulated = "int8", emulate
-        module = "_simt" if emulate else "_cuda"
-        try:
-            built: Any = importlib.import_module(f"gamegen_env.engine.{module}")
-        except ImportError as error:
-            raise ImportError(f"engine 'cuda': expected {module} built (kernels/README.md), got: {error}") from None
-        self._engine = built.Engine(*self._described(transformer), num_slots, float(temperature))
+        self._engine = library(emulate).Engine(*self._described(transformer), num_slots, float(temperature))
 
     # A whole step at a time: what was sent is decoded when it is asked for.
     _send, _recv = Engine._send, Engine._recv

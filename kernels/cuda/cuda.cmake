@@ -1,20 +1,30 @@
 # The CUDA engine: `_cuda` for GPUs where nvcc is found, `_simt` emulated on the host for the tests.
 # Domains of their own: in one process, in the tests, both have the same C++ types.
-set(cuda_sources ${here}/cuda/module.cpp ${here}/model.cpp)
+set(cuda_sources ${here}/cuda/module.cpp ${here}/cuda/module_checks.cpp ${here}/cuda/module_canvas.cpp ${here}/model.cpp
+                 ${here}/cells.cpp)
+set(kernel_sources engine checks canvas)  # .cu files
 option(GAMEGEN_SIMT "the CUDA engine emulated on the host, for tests" OFF)
 set(GAMEGEN_CUDA AUTO CACHE STRING "the CUDA engine, with nvcc: ON, OFF, or AUTO, if it works here")
 set(GAMEGEN_CUDA_ARCHS 80 86 89 90 100 120 CACHE STRING "GPU architectures")
 
 if(GAMEGEN_SIMT)
-  set_source_files_properties(${here}/cuda/engine.cu PROPERTIES LANGUAGE CXX)
-  nanobind_add_module(_simt NB_STATIC NB_DOMAIN simt ${cuda_sources} ${here}/cuda/engine.cu)
+  list(TRANSFORM kernel_sources REPLACE "(.+)" "${here}/cuda/\\1.cu" OUTPUT_VARIABLE emulated)
+  set_source_files_properties(${emulated} PROPERTIES LANGUAGE CXX)
+  nanobind_add_module(_simt NB_STATIC NB_DOMAIN simt ${cuda_sources} ${emulated})
   target_compile_definitions(_simt PRIVATE GAMEGEN_MODULE=_simt GAMEGEN_SIMT)
   # A .cu file is C++ to the emulation; longjmp between fibers is no mistake here.
   target_compile_options(_simt PRIVATE -xc++ -Wall -Wextra -O3 -ffp-contract=off -U_FORTIFY_SOURCE)
 endif()
 
+# Say what became of it here, and keep it for the user: pip shows nothing of a build that went well.
+function(report_cuda what)
+  message(STATUS "The CUDA engine is ${what}")
+  file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/cuda_build.txt "${what}\n")
+  install(FILES ${CMAKE_CURRENT_BINARY_DIR}/cuda_build.txt DESTINATION gamegen_env/engine)
+endfunction()
+
 if(NOT GAMEGEN_CUDA)
-  message(STATUS "The CUDA engine is not built: GAMEGEN_CUDA is OFF")
+  report_cuda("not built: GAMEGEN_CUDA is OFF")
   return()
 endif()
 
@@ -22,7 +32,7 @@ endif()
 find_program(NVCC nvcc HINTS ENV CUDA_HOME PATH_SUFFIXES bin)
 set(lacking "")
 if(NOT NVCC)
-  set(lacking "no nvcc was found")
+  set(lacking "no nvcc was found (CUDA toolkit 12.8 or later; its bin folder on PATH, or CUDA_HOME)")
 else()
   set(gencodes "")
   foreach(arch ${GAMEGEN_CUDA_ARCHS})
@@ -48,16 +58,22 @@ if(lacking)
   if(NOT GAMEGEN_CUDA STREQUAL "AUTO")
     message(FATAL_ERROR "GAMEGEN_CUDA: ${lacking}")
   endif()
-  message(STATUS "The CUDA engine is not built: ${lacking}")
+  report_cuda("not built: ${lacking}")
   return()
 endif()
 
-message(STATUS "The CUDA engine is built with ${NVCC} for ${GAMEGEN_CUDA_ARCHS}")
+list(JOIN GAMEGEN_CUDA_ARCHS " " archs)
+report_cuda("built with ${NVCC} for ${archs}")
 file(GLOB cuda_headers CONFIGURE_DEPENDS ${here}/cuda/*.h ${here}/cuda/*.cuh ${here}/*.h)
-add_custom_command(OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/engine_cuda.o VERBATIM
-  COMMAND ${NVCC} ${nvcc_options} -c ${here}/cuda/engine.cu -o ${CMAKE_CURRENT_BINARY_DIR}/engine_cuda.o
-  DEPENDS ${here}/cuda/engine.cu ${cuda_headers})
-nanobind_add_module(_cuda NB_STATIC NB_DOMAIN cuda ${cuda_sources} ${CMAKE_CURRENT_BINARY_DIR}/engine_cuda.o)
+set(cuda_objects "")
+foreach(name ${kernel_sources})
+  set(object ${CMAKE_CURRENT_BINARY_DIR}/${name}_cuda.o)
+  add_custom_command(OUTPUT ${object} VERBATIM
+    COMMAND ${NVCC} ${nvcc_options} -c ${here}/cuda/${name}.cu -o ${object}
+    DEPENDS ${here}/cuda/${name}.cu ${cuda_headers})
+  list(APPEND cuda_objects ${object})
+endforeach()
+nanobind_add_module(_cuda NB_STATIC NB_DOMAIN cuda ${cuda_sources} ${cuda_objects})
 target_compile_definitions(_cuda PRIVATE GAMEGEN_MODULE=_cuda)
 target_compile_options(_cuda PRIVATE -Wall -Wextra -ffp-contract=off)
 target_link_libraries(_cuda PRIVATE ${CUDART} Threads::Threads ${CMAKE_DL_LIBS} rt)

@@ -7,8 +7,8 @@ namespace gamegen::cuda {
 
 constexpr float GAIN = 4.0f, SPREAD = 0.15f, FLOOR = 1e-20f;
 
-DEVICE float softplus(float x) { return x > 20 ? x : lib_log1p(lib_exp(x)); }
-DEVICE float sigmoid(float x) { return 1 / (1 + lib_exp(-x)); }
+DEVICE float softplus(float x) { return x > 20 ? x : log1p_of(exp_of(x)); }
+DEVICE float sigmoid(float x) { return 1 / (1 + exp_of(-x)); }
 DEVICE bool decides(const View& w, int row) { return row < *w.n_rows && w.rows[row].decides; }
 
 // Motion of the updates in this pass. 32 threads per row.
@@ -96,11 +96,11 @@ KERNEL add_paths(View w) {
             float top = 0, sum = 0;  // beside a zero: an event may follow nothing at all
             for (int k = 0; k < n; ++k) top = top < weights[k] ? static_cast<float>(weights[k]) : top;
             for (int k = 0; k < n; ++k) {
-                const float e = lib_exp(weights[k] - top);
+                const float e = exp_of(weights[k] - top);
                 weights[k] = e;
                 sum += e;
             }
-            sum += lib_exp(-top);
+            sum += exp_of(-top);
             for (int k = 0; k < n; ++k) weights[k] = weights[k] / sum;
         }
         block_sync();
@@ -307,10 +307,10 @@ KERNEL draw_code(View w) {
     }
     block_sync();
     const float sentinel = sentinels[0], largest = block_maximum(sum, width, box), top = sentinel < largest ? largest : sentinel;
-    const float total = block_exponentials(sum, width, top, box) + lib_exp(sentinel - top);
+    const float total = block_exponentials(sum, width, top, box) + exp_of(sentinel - top);
     const float highest = block_maximum(logits, n_codes, box);
     const float vocabulary = block_exponentials(logits, n_codes, highest, box);
-    const float by = lib_exp(sentinel - top) / total / vocabulary;
+    const float by = exp_of(sentinel - top) / total / vocabulary;
     for (int i = thread; i < n_codes; i += threads) logits[i] = logits[i] * by;
     block_sync();
     // A code's owner adds what the window's tokens give to it, in their order.
@@ -320,13 +320,13 @@ KERNEL draw_code(View w) {
     }
     block_sync();
     const float best = block_maximum(logits, n_codes, box);
-    float least = w.temperature == 0 ? best : best * lib_exp(-w.span * w.temperature);
+    float least = w.temperature == 0 ? best : best * exp_of(-w.span * w.temperature);
     least = FLOOR < least ? least : FLOOR;
     float best_score = LOWEST;
     int of_class = 0;
     for (int i = thread; i < n_codes; i += threads) {
         if (!(logits[i] >= least) || i == present) continue;
-        const float score = w.temperature == 0 ? logits[i] : lib_log(logits[i]) / w.temperature + gumbel(w.gumbel, key, static_cast<uint32_t>(i));
+        const float score = w.temperature == 0 ? logits[i] : log_of(logits[i]) / w.temperature + gumbel(w.gumbel, key, static_cast<uint32_t>(i));
         if (score > best_score) best_score = score, of_class = i;
     }
     const int code = block_best(best_score, of_class, 0, box, who);

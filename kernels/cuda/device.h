@@ -19,14 +19,34 @@ inline void check(cudaError_t error, const char* what, const char* file, int lin
 using Stream = int;
 #endif
 
-// Throws std::runtime_error naming what is missing: driver or GPU.
+constexpr int LEAST_CAPABILITY = 80;  // of what cuda.cmake compiles for, the least
+
+// Throws std::runtime_error naming what is missing: driver, GPU, or a GPU that this library has code for.
 inline void need_device() {
 #if defined(__CUDACC__)
-    int count = 0;
+    int driver = 0, runtime = 0, count = 0, major = 0, minor = 0;
+    const auto version = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };
+    if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
+        throw std::runtime_error("cuda: expected an NVIDIA driver, got none installed");
+    CHECK_CUDA(cudaRuntimeGetVersion(&runtime));
     const cudaError_t error = cudaGetDeviceCount(&count);
+    if (error == cudaErrorInsufficientDriver)
+        throw std::runtime_error("cuda: expected a driver for CUDA " + version(runtime) + " or later, got one for " + version(driver));
     if (error != cudaSuccess || count == 0)
-        throw std::runtime_error(std::string("cuda: expected a GPU and its driver, got: ") +
-                                 (error != cudaSuccess ? cudaGetErrorString(error) : "no GPU"));
+        throw std::runtime_error(std::string("cuda: expected a GPU, got: ") + (error != cudaSuccess ? cudaGetErrorString(error) : "none"));
+    CHECK_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
+    CHECK_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0));
+    if (10 * major + minor < LEAST_CAPABILITY)
+        throw std::runtime_error("cuda: expected a GPU of compute capability 8.0 (RTX 30 series, A100) or later, got " +
+                                 std::to_string(major) + "." + std::to_string(minor));
+#endif
+}
+
+// Wait until the device has done what it was told, and throw what went wrong there.
+inline void wait_for_device() {
+#if defined(__CUDACC__)
+    CHECK_CUDA(cudaGetLastError());
+    CHECK_CUDA(cudaDeviceSynchronize());
 #endif
 }
 
@@ -48,8 +68,13 @@ public:
         const size_t bytes = (n ? n : 1) * sizeof(T);
         void* p = nullptr;
 #if defined(__CUDACC__)
-        if (cudaMalloc(&p, bytes) != cudaSuccess)
-            throw std::runtime_error("cuda: expected " + std::to_string((total_ + bytes) >> 20) + " MiB of GPU memory, got less; fewer slots need less");
+        if (cudaMalloc(&p, bytes) != cudaSuccess) {
+            size_t free = 0, all = 0;
+            cudaGetLastError();  // told here, once: the next engine may be smaller
+            cudaMemGetInfo(&free, &all);
+            throw std::runtime_error("cuda: expected at least " + std::to_string((total_ + bytes) >> 20) + " MiB of GPU memory free, got " +
+                                     std::to_string((total_ + free) >> 20) + "; fewer games need less");
+        }
         blocks_.push_back(p);
         CHECK_CUDA(cudaMemset(p, 0, bytes));
 #else
@@ -72,8 +97,10 @@ public:
         if (n) std::memcpy(static_cast<void*>(to), from, n * sizeof(T));
 #endif
     }
+    // Throws too where a kernel before it could not be started.
     template <class T> static void get(T* to, const T* from, size_t n) {
 #if defined(__CUDACC__)
+        CHECK_CUDA(cudaGetLastError());
         CHECK_CUDA(cudaMemcpy(to, from, n * sizeof(T), cudaMemcpyDeviceToHost));
 #else
         if (n) std::memcpy(static_cast<void*>(to), from, n * sizeof(T));

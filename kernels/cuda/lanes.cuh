@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 
+#include "../elementary.h"
 #include "simt.h"
 #include "view.h"
 
@@ -25,7 +26,7 @@ DEVICE float largest16(float x) {
 }
 
 // The exponential of ops_impl.h.
-DEVICE float exp_own(float x) {
+GAMEGEN_HD inline float exp_own(float x) {
     x = x < 88.0f ? x : 88.0f;
     x = x > -87.3f ? x : -87.3f;
     const float n = nearbyintf(x * 1.44269504f);
@@ -49,23 +50,7 @@ DEVICE float exp_or_zero(float x) {
     keep = nearbyintf(keep < 1.0f ? keep : 1.0f);
     return exp_own(x) * keep;
 }
-DEVICE float silu(float x) { return x / (1.0f + exp_own(0.0f - x)); }
-
-// The C library's functions, which the native engine calls. On a GPU they are rounded from double: the nearest float,
-// which the C library misses in a few arguments of a thousand, so the last bit of these is not promised there.
-#if defined(__CUDACC__)
-DEVICE float lib_exp(float x) { return static_cast<float>(exp(static_cast<double>(x))); }
-DEVICE float lib_log(float x) { return static_cast<float>(log(static_cast<double>(x))); }
-DEVICE float lib_log1p(float x) { return static_cast<float>(log1p(static_cast<double>(x))); }
-DEVICE float lib_cos(float x) { return static_cast<float>(cos(static_cast<double>(x))); }
-DEVICE float lib_sin(float x) { return static_cast<float>(sin(static_cast<double>(x))); }
-#else
-DEVICE float lib_exp(float x) { return std::exp(x); }
-DEVICE float lib_log(float x) { return std::log(x); }
-DEVICE float lib_log1p(float x) { return std::log1p(x); }
-DEVICE float lib_cos(float x) { return std::cos(x); }
-DEVICE float lib_sin(float x) { return std::sin(x); }
-#endif
+GAMEGEN_HD inline float silu(float x) { return x / (1.0f + exp_own(0.0f - x)); }
 
 // --- A head of 64 values in half a warp: value lane + 16 j in v[j] ---
 
@@ -112,7 +97,7 @@ DEVICE float rotary(const View& w, const Token& t, int64_t position, int i, int 
     const double angle = i < 8 ? static_cast<double>(position) * w.by_position[wave] : i < 16 ? static_cast<double>(t.time) * w.by_time[wave]
                          : i < 24 ? cell / m * w.waves[wave] : cell % m * w.waves[wave];
     const float turn = static_cast<float>(fmod(angle, 6.283185307179586476925));
-    return part ? lib_sin(turn) : lib_cos(turn);
+    return part ? sin_of(turn) : cos_of(turn);
 }
 
 }  // namespace gamegen::cuda

@@ -1,5 +1,6 @@
 // The Python binding of the CUDA engine, and of its emulation: GAMEGEN_MODULE is _cuda or _simt.
 #include "../binding.h"
+#include "bindings.h"
 #include "engine.h"
 #if defined(GAMEGEN_SIMT)
 #include "simt.h"
@@ -116,6 +117,8 @@ NB_MODULE(GAMEGEN_MODULE, m) {
         .def("load", &Binding::load)
         .def("bytes", &Binding::bytes)
         .def("counts", &Binding::counts);
+    cuda::bind_checks(m);
+    cuda::bind_canvas(m);
 #if defined(GAMEGEN_SIMT)
     m.def("seed", [](uint32_t seed) { simt::seed() = seed; }, nb::arg("seed"), "Choose the order in which warps run.");
 #endif

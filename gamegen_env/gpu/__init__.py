@@ -1,0 +1,1 @@
+"""Commands for a machine with a GPU: is the CUDA engine right there, and how fast is it?"""

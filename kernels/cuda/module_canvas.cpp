@@ -1,0 +1,131 @@
+// The Python binding of canvas.h. Every number that comes in is checked here: on the device it is an address.
+#include <memory>
+
+#include "../binding.h"
+#include "bindings.h"
+#include "canvas.h"
+
+namespace gamegen::cuda {
+namespace {
+
+#if defined(GAMEGEN_SIMT)
+using OnDevice = nb::device::cpu;
+#else
+using OnDevice = nb::device::cuda;
+#endif
+using Frames = nb::ndarray<nb::array_api, uint8_t, nb::c_contig, OnDevice>;
+
+class CanvasBinding {
+public:
+    CanvasBinding(const nb::dict& weights, size_t cell_size, size_t slots, size_t map_cells, size_t view_cells, size_t memory_per_cell) {
+        expect(slots > 0 && slots <= 4096, "slots: expected 1 to 4096, got " + std::to_string(slots));
+        expect(map_cells > 1 && map_cells <= 32 && view_cells == map_cells - 1, "map_cells: expected 2 to 32, and view_cells one less");
+        expect(memory_per_cell > 0 && memory_per_cell <= 64, "memory_per_cell: expected 1 to 64");
+        const CellDecoder decoder = read_decoder(weights, cell_size);
+        n_codes_ = decoder.n_codes;
+        canvas_ = std::make_shared<Canvas>(decoder, CanvasShape{slots, map_cells, view_cells, memory_per_cell});
+    }
+    void apply(const ConstInts& slots, const ConstInts& scrolls, const ConstInts& ptr, const ConstInts& cells, const ConstInts& codes) {
+        const size_t n = slots.size(), updates = cells.size(), m = map() * map();
+        const std::vector<int32_t> at = checked_slots(slots);
+        expect_shape(scrolls, "scrolls", {n, 2});
+        expect_shape(ptr, "ptr", {n + 1});
+        expect_shape(codes, "codes", {updates});
+        expect(ptr.data()[0] == 0 && ptr.data()[n] == static_cast<int64_t>(updates), "ptr: expected 0 to the number of cells");
+        std::vector<bool> seen;
+        for (size_t i = 0; i < n; ++i) {
+            expect(ptr.data()[i] <= ptr.data()[i + 1] && ptr.data()[i + 1] <= static_cast<int64_t>(updates), "ptr: expected ascending numbers");
+            seen.assign(m, false);
+            for (int64_t u = ptr.data()[i]; u < ptr.data()[i + 1]; ++u) {
+                const auto cell = static_cast<size_t>(cells.data()[u]);
+                expect(cell < m && !seen[cell], "cells: expected different numbers in 0.." + std::to_string(m - 1) + " within a slot");
+                seen[cell] = true;
+                expect(static_cast<size_t>(codes.data()[u]) < n_codes_, "codes: expected 0.." + std::to_string(n_codes_ - 1));
+            }
+        }
+        for (size_t i = 0; i < 2 * n; ++i) expect(scrolls.data()[i] > -(1 << 20) && scrolls.data()[i] < 1 << 20, "scrolls: expected pixels");
+        canvas_->apply(at, words(scrolls), words(ptr), words(cells), words(codes));
+    }
+    nb::dict save(size_t slot) const {
+        CanvasState s = canvas_->save(checked(slot));
+        const size_t cells = map() * map(), c = canvas_->cell_size(), size = map() * c, m = canvas_->shape().memory_per_cell;
+        nb::dict state;
+        state["codes"] = lend(std::move(s.codes), {cells});
+        state["pixels"] = lend(std::move(s.pixels), {size, size, 3});
+        state["original"] = lend(std::move(s.original), {cells});
+        state["origin"] = lend(std::move(s.origin), {2});
+        state["memory_codes"] = lend(std::move(s.memory_codes), {cells, m});
+        state["memory_pixels"] = lend(std::move(s.memory_pixels), {cells, m, c, c, 3});
+        state["memory_next"] = lend(std::move(s.memory_next), {cells});
+        return state;
+    }
+    void load(size_t slot, const nb::dict& state) {
+        checked(slot);
+        const size_t cells = map() * map(), c = canvas_->cell_size(), size = map() * c, m = canvas_->shape().memory_per_cell;
+        const CanvasState s{get<int32_t>(state, "codes", {cells}),          get<uint8_t>(state, "pixels", {size, size, 3}),
+                            get<uint8_t>(state, "original", {cells}),       get<int32_t>(state, "origin", {2}),
+                            get<int32_t>(state, "memory_codes", {cells, m}), get<uint8_t>(state, "memory_pixels", {cells, m, c, c, 3}),
+                            get<int32_t>(state, "memory_next", {cells})};
+        const auto within = [](const char* name, const std::vector<int32_t>& numbers, int64_t least, size_t limit) {
+            for (int32_t x : numbers)
+                expect(x >= least && x < static_cast<int64_t>(limit), std::string("state['") + name + "']: expected " + std::to_string(least) +
+                                                                          ".." + std::to_string(limit - 1) + ", got " + std::to_string(x));
+        };
+        within("codes", s.codes, 0, n_codes_);
+        within("origin", s.origin, 0, size);
+        within("memory_codes", s.memory_codes, -1, n_codes_);
+        within("memory_next", s.memory_next, 0, m);
+        canvas_->load(slot, s);
+    }
+    Array<uint8_t> view(const ConstInts& slots) const {
+        return lend(canvas_->view(checked_slots(slots)), {slots.size(), canvas_->frame(), canvas_->frame(), 3});
+    }
+    // Lives as long as anyone looks at it, this object or not.
+    Frames observations() const {
+        auto* kept = new std::shared_ptr<Canvas>(canvas_);
+        const nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::shared_ptr<Canvas>*>(p); });
+        const size_t shape[4] = {canvas_->shape().slots, canvas_->frame(), canvas_->frame(), 3};
+        return Frames(canvas_->observations(), 4, shape, owner, nullptr, nb::dtype<uint8_t>(), OnDevice::value, 0);
+    }
+
+private:
+    size_t map() const { return canvas_->shape().map_cells; }
+    size_t checked(size_t slot) const {
+        expect(slot < canvas_->shape().slots, "slot: expected 0.." + std::to_string(canvas_->shape().slots - 1) + ", got " + std::to_string(slot));
+        return slot;
+    }
+    std::vector<int32_t> checked_slots(const ConstInts& slots) const {
+        std::vector<bool> seen(canvas_->shape().slots);
+        for (size_t i = 0; i < slots.size(); ++i) {
+            const size_t slot = checked(static_cast<size_t>(slots.data()[i]));
+            expect(!seen[slot], "slots: expected different ones");
+            seen[slot] = true;
+        }
+        return words(slots);
+    }
+    static std::vector<int32_t> words(const ConstInts& numbers) { return {numbers.data(), numbers.data() + numbers.size()}; }
+    template <class T> static std::vector<T> get(const nb::dict& state, const char* name, const std::vector<size_t>& shape) {
+        nb::ndarray<const T, nb::c_contig, nb::device::cpu> array;
+        expect(state.contains(name) && nb::try_cast(state[name], array), std::string("state: expected a contiguous array ") + name);
+        expect_shape(array, std::string("state['") + name + "']", shape);
+        return {array.data(), array.data() + array.size()};
+    }
+
+    size_t n_codes_;
+    std::shared_ptr<Canvas> canvas_;
+};
+
+}  // namespace
+
+void bind_canvas(nb::module_& m) {
+    nb::class_<CanvasBinding>(m, "Canvas")
+        .def(nb::init<const nb::dict&, size_t, size_t, size_t, size_t, size_t>(), nb::arg("weights"), nb::arg("cell_size"), nb::arg("slots"),
+             nb::arg("map_cells"), nb::arg("view_cells"), nb::arg("memory_per_cell"))
+        .def("apply", &CanvasBinding::apply)
+        .def("save", &CanvasBinding::save)
+        .def("load", &CanvasBinding::load)
+        .def("view", &CanvasBinding::view)
+        .def("observations", &CanvasBinding::observations);
+}
+
+}  // namespace gamegen::cuda
