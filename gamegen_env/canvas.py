@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from gamegen_env.config import ModelConfig
+from gamegen_env.motion import Motions
 
 Place = tuple[int, slice, slice]
 
@@ -29,6 +30,8 @@ class CellCoder(Protocol):
     def encode_cells(self, patches: np.ndarray) -> np.ndarray: ...
 
     def decode_cells(self, codes: np.ndarray) -> np.ndarray: ...
+
+    def patches(self) -> np.ndarray: ...
 
 
 @cache
@@ -60,6 +63,7 @@ class Canvas:
         self.map_cells, self.view_cells, self.cell_size = s.map_cells, s.view_cells, c
         self.size, self.frame_size = s.map_cells * c, config.frame_size
         self.num_slots, self.tokenizer = num_slots, tokenizer
+        self.motions = Motions(config, tokenizer.patches()) if s.max_motion else None
         b, n, m = num_slots, s.n_cells, s.memory_per_cell
         self.codes = np.zeros((b, n), np.int32)
         self.pixels = np.zeros((b, self.size, self.size, 3), np.uint8)
@@ -107,36 +111,55 @@ class Canvas:
         self.original[slots] |= self._whole(self.origin[slots])
 
     def apply(
-        self, slots: np.ndarray, scrolls: np.ndarray, ptr: np.ndarray, cells: np.ndarray, codes: np.ndarray
+        self,
+        slots: np.ndarray,
+        scrolls: np.ndarray,
+        ptr: np.ndarray,
+        cells: np.ndarray,
+        codes: np.ndarray,
+        motions: np.ndarray | None = None,
     ) -> None:
-        """Perform one game step: move the views, then repaint the updated cells.
+        """Perform one game step: move the views, then repaint or move the updated cells.
 
         Args: slots: (n,) integer, all different; scrolls: (n, 2) pixels (dx, dy);
               ptr: (n + 1,) integer, slot i's updates are ptr[i]:ptr[i + 1] of
               cells (U,) and codes (U,), integers; a slot's cells are visible and all different.
+              motions: (U,) integer, -1 where an update repaints; None: all do.
         """
         self.origin[slots] = (self.origin[slots] + scrolls) % self.size
         if not len(cells):
             return
         slot = np.repeat(np.asarray(slots), np.diff(ptr))
-        plain, colours = self._plain(slot, np.asarray(codes))
-        old = self.codes[slot, cells]
+        painted, place = self.cells(), (slot, cells // self.map_cells, cells % self.map_cells)
+        old, old_pixels = self.codes[slot, cells], painted[place]
+        new_pixels, known = self.repainted(slot, cells, np.asarray(codes))
+        if self.motions is not None and motions is not None:
+            moved = motions >= 0
+            new_pixels[moved] = self.motions.moved_pixels(self.pixels, slot[moved], cells[moved], motions[moved])
+            known = known & ~moved
         self.codes[slot, cells] = codes
-        place = (slot, cells // self.map_cells, cells % self.map_cells)
-        painted = self.cells()
-        old_pixels = painted[place]
-
-        match = self.memory_codes[slot, cells] == np.asarray(codes)[:, None]
-        known = match.any(1)
-        new_pixels = np.empty_like(old_pixels)
-        new_pixels[known] = self.memory_pixels[slot[known], cells[known], match[known].argmax(1)]
-        new_pixels[plain & ~known] = colours[plain & ~known]
-        new = ~(known | plain)
-        if new.any():
-            new_pixels[new] = self.tokenizer.decode_cells(self._around(slot[new], cells[new]))
         self._remember(slot, cells, old, old_pixels)
         self.original[slot, cells] = known
         painted[place] = new_pixels
+
+    def repainted(self, slot: np.ndarray, cells: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what cells (k,) of slots (k,) will show when they all get codes (k,): nothing changes yet.
+
+        Returns: pixels (k, c, c, 3) uint8, and which of them are of a true picture (k,) bool.
+        """
+        plain, colours = self._plain(slot, codes)
+        match = self.memory_codes[slot, cells] == codes[:, None]
+        known = match.any(1)
+        pixels = np.empty_like(colours)
+        pixels[known] = self.memory_pixels[slot[known], cells[known], match[known].argmax(1)]
+        pixels[plain & ~known] = colours[plain & ~known]
+        new = ~(known | plain)
+        if new.any():
+            before = self.codes[slot, cells]
+            self.codes[slot, cells] = codes  # a patch depends on the codes around it, new ones among them
+            pixels[new] = self.tokenizer.decode_cells(self._around(slot[new], cells[new]))
+            self.codes[slot, cells] = before
+        return pixels, known
 
     def _plain(self, slot: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Find codes (k,) that some cell of their slot's true picture has in one plain colour.

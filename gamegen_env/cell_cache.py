@@ -23,6 +23,7 @@ class CellCache:
 
     def __init__(self, tokenizer: CellCoder, cell_size: int, bits: int) -> None:
         patch = (cell_size, cell_size, 3)
+        self._tokenizer = tokenizer
         self._codes = _Table(tokenizer.encode_cells, patch, np.uint8, (), np.int32, bits)
         self._patches = _Table(tokenizer.decode_cells, (3, 3), np.int32, patch, np.uint8, bits)
 
@@ -33,6 +34,10 @@ class CellCache:
     def decode_cells(self, codes: np.ndarray) -> np.ndarray:
         """Return patches (N, c, c, 3) uint8 of codes (N, 3, 3)."""
         return self._patches(codes)
+
+    def patches(self) -> np.ndarray:
+        """Return what every code looks like among its own kind: (codebook_size, c, c, 3) uint8."""
+        return self._tokenizer.patches()
 
 
 class _Table:

@@ -44,6 +44,11 @@ class CellDecoder:
         """Return patches (N, c, c, 3) uint8 of codes (N, 3, 3). Raises: ValueError on a code that there is not."""
         return self._decoder.decode(np.ascontiguousarray(codes, np.int32))
 
+    def patches(self) -> np.ndarray:
+        """Return what every code looks like among its own kind: (codebook_size, c, c, 3) uint8."""
+        codes = np.arange(self._tokenizer.config.codebook_size, dtype=np.int32)
+        return self.decode_cells(np.broadcast_to(codes[:, None, None], (len(codes), 3, 3)))
+
 
 def coder_for(tokenizer: Tokenizer) -> CellCoder:
     """Return a decoder in one order, or the tokenizer itself where the native engine was not built."""

@@ -21,7 +21,7 @@ from gamegen_env.config import ModelConfig
 from gamegen_env.scroll import find_scrolls
 from gamegen_env.stream import Grammar
 
-RULES_VERSION = 3  # of what the encoder decides: raise it with every change, streams kept from before are then not used
+RULES_VERSION = 4  # of what the encoder decides: raise it with every change, streams kept from before are then not used
 WRONG_CODE, AFTER_DROP = 1, 2  # bits of an update's flag
 SCROLL_GUESSES = 5
 # A scroll must save so many updates, and such a share of them. Measured: to save only 3 lets
@@ -29,6 +29,7 @@ SCROLL_GUESSES = 5
 # and costs games whose camera does move 1 to 7 % more updates. A share of 0.15 instead loses a
 # third of the movements of fruitbot, whose texture hides them.
 SCROLL_GAIN, SCROLL_SHARE = 8, 0.05
+MOTION_GAIN = 0.7  # an update moves the picture if that leaves at most such a share of the error of repainting
 CACHE_BITS = 16  # measured on Procgen, four times as many patches are found 1 to 5 % more often
 
 
@@ -40,6 +41,7 @@ class Updates:
     ptr: np.ndarray
     cell: np.ndarray
     code: np.ndarray
+    motion: np.ndarray
     flag: np.ndarray
     end_flag: np.ndarray
 
@@ -83,21 +85,24 @@ class ClosedLoop:
         scroll, differs, truth = self._scroll(slots, before, after)
         row, cell = differs.nonzero()
         code = self.tokenizer.encode_cells(self._patches(slots, scroll, truth, row, cell))
-        news = code != self.canvas.codes[slots[row], cell]
-        row, cell, code = row[news], cell[news], code[news]
+        code, motion = self._moved(slots, scroll, truth, row, cell, code)
+        news = (code != self.canvas.codes[slots[row], cell]) | (motion >= 0)
+        row, cell, code, motion = row[news], cell[news], code[news], motion[news]
         flag, end_flag = np.zeros(len(cell), np.uint8), np.zeros(len(slots), np.uint8)
         if self.error_rate:
-            row, cell, code, flag, end_flag = self._spoil(slots, clips, times, row, cell, code)
+            row, cell, code, motion, flag, end_flag = self._spoil(slots, clips, times, row, cell, code, motion)
         ptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(slots)))])
-        self.canvas.apply(slots, scroll, ptr, cell, code)
-        return Updates(scroll, ptr, cell, code, flag, end_flag)
+        self.canvas.apply(slots, scroll, ptr, cell, code, motion)
+        return Updates(scroll, ptr, cell, code, motion, flag, end_flag)
 
-    def accept(self, slots: np.ndarray, ptr: np.ndarray, cell: np.ndarray, code: np.ndarray) -> Updates:
+    def accept(
+        self, slots: np.ndarray, ptr: np.ndarray, cell: np.ndarray, code: np.ndarray, motion: np.ndarray
+    ) -> Updates:
         """Apply the steps that somebody else has decided, without a scroll: all that is in them counts as an error."""
         scroll = np.zeros((len(slots), 2), np.int32)
-        self.canvas.apply(slots, scroll, ptr, cell, code)
+        self.canvas.apply(slots, scroll, ptr, cell, code, motion)
         flag = np.full(len(cell), WRONG_CODE | AFTER_DROP, np.uint8)
-        return Updates(scroll, ptr, cell, code, flag, np.full(len(slots), AFTER_DROP, np.uint8))
+        return Updates(scroll, ptr, cell, code, motion, flag, np.full(len(slots), AFTER_DROP, np.uint8))
 
     def _differing(self, slots: np.ndarray, frames: np.ndarray, origins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Find the cells that would show something else than the truth, were the views at `origins`.
@@ -159,10 +164,42 @@ class ClosedLoop:
         patches[cut] = patches[cut[:, None, None], near_y[:, :, None], near_x[:, None, :]]
         return patches
 
+    def _moved(
+        self, slots: np.ndarray, scroll: np.ndarray, truth: np.ndarray,
+        row: np.ndarray, cell: np.ndarray, code: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """Choose the updates that move the picture: where repainting misses the tolerance, and moving is better.
+
+        A cell cut by the edge of the view is repainted. Returns: codes (k,) and motions (k,) int64, -1: none.
+        """
+        motion = np.full(len(cell), -1, np.int64)
+        motions = self.canvas.motions
+        if motions is None or not len(cell):
+            return code, motion
+        m, c = self.canvas.map_cells, self.canvas.cell_size
+        y, x, slot = cell // m, cell % m, slots[row]
+        wanted = truth.reshape(-1, m, c, m, c, 3).swapaxes(2, 3)[row, y, x]
+        origin = self.grammar.move(self.canvas.origin[slots], scroll)[row]
+        # A cell is never repainted with the code that it has; all that can help there is a motion.
+        same = code == self.canvas.codes[slot, cell]
+        shown = np.where(
+            same[:, None, None, None], self.canvas.cells()[slot, y, x], self.canvas.repainted(slot, cell, code)[0]
+        )
+        missed = np.square(shown.astype(np.float32) - wanted).mean((1, 2, 3))
+        whole = self.n_shown[origin[:, 1], y] * self.n_shown[origin[:, 0], x] == c * c
+        tried = (whole & (missed > self.limit / 3)).nonzero()[0]
+        if len(tried):
+            found, error = motions.search(self.canvas.pixels, slot[tried], cell[tried], wanted[tried])
+            better = tried[error <= MOTION_GAIN * missed[tried]]
+            motion[better] = found[error <= MOTION_GAIN * missed[tried]]
+            code = code.copy()
+            code[better] = motions.moved_codes(self.canvas.codes[slot[better]], cell[better], motion[better])
+        return code, motion
+
     def _spoil(
         self, slots: np.ndarray, clips: np.ndarray, times: np.ndarray,
-        row: np.ndarray, cell: np.ndarray, code: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+        row: np.ndarray, cell: np.ndarray, code: np.ndarray, motion: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
         """Drop some updates, give others the code of some other cell of the map; say which."""
         drawn = noise(self.seed, clips[row], times[row], cell)
         hit = (drawn & np.uint64(0xFFFFFFFF)) < self.error_rate * 2**32
@@ -180,8 +217,8 @@ class ClosedLoop:
         last_kept, last = np.full(len(slots), -1), np.full(len(slots), -1)
         last_kept[row[keep]], last[row] = keep, np.arange(len(row))
         end[last_kept < last] = AFTER_DROP
-        code = np.where(spoilt, wrong, code)
-        return row[keep], cell[keep], code[keep], flag.astype(np.uint8), end
+        code, motion = np.where(spoilt, wrong, code), np.where(spoilt, -1, motion)
+        return row[keep], cell[keep], code[keep], motion[keep], flag.astype(np.uint8), end
 
 
 def noise(seed: int, *counters: np.ndarray) -> np.ndarray:

@@ -29,6 +29,7 @@ _ARRAYS = {
     "scroll": ("int8", "steps"), "reward_class": ("uint8", "steps"), "done": ("uint8", "steps"),
     "end_flag": ("uint8", "steps"), "update_ptr": ("int64", "steps + 1"),
     "update_cell": ("uint16", "updates"), "update_code": ("uint16", "updates"), "update_flag": ("uint8", "updates"),
+    "update_motion": ("int16", "updates"),
 }  # fmt: skip
 
 
@@ -57,6 +58,7 @@ class Stream:
         update_cell, update_code: (updates,) uint16.
         update_flag: (updates,) uint8, bits WRONG_CODE (the code is an error) and AFTER_DROP (the
             choice of the cell is: one that should have come before it was dropped).
+        update_motion: (updates,) int16, the motion by which the picture moves there, -1 where it is repainted.
         game: where the clips come from. tokenizer: fingerprint of what made the codes.
         settings, cell_size: the tile map's. error_rate: share of updates that are errors.
     """
@@ -72,6 +74,7 @@ class Stream:
     update_cell: np.ndarray
     update_code: np.ndarray
     update_flag: np.ndarray
+    update_motion: np.ndarray
     game: str
     tokenizer: str
     settings: StreamConfig
@@ -89,7 +92,7 @@ class Stream:
             yield Step(
                 int(self.action[i]), (int(self.scroll[i, 0]), int(self.scroll[i, 1])),
                 self.update_cell[updates].astype(np.int32), self.update_code[updates].astype(np.int32),
-                int(self.reward_class[i]), bool(self.done[i]),
+                int(self.reward_class[i]), bool(self.done[i]), self.update_motion[updates].astype(np.int32),
             )  # fmt: skip
 
     def map_at(self, clip: int, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -147,7 +150,10 @@ class Stream:
             ptr = getattr(self, name)
             if ptr[0] != 0 or ptr[-1] != total or (np.diff(ptr) < 0).any():
                 raise ValueError(f"{where}: {name}: expected to rise from 0 to {total}, got {ptr[0]}..{ptr[-1]}")
-        limits = {"update_cell": self.settings.n_cells, "reward_class": N_REWARD_CLASSES, "done": 2}
+        limits = {
+            "update_cell": self.settings.n_cells, "reward_class": N_REWARD_CLASSES, "done": 2,
+            "update_motion": max(1, self.settings.n_motions),
+        }  # fmt: skip
         for name, limit in limits.items():
             if (getattr(self, name) >= limit).any():
                 raise ValueError(f"{where}: {name}: expected 0..{limit - 1}, got {getattr(self, name).max()}")
@@ -208,7 +214,7 @@ def encode_clips(
                 holds, played = player.play(turn, keys)
                 row = np.repeat(holds, np.diff(played.ptr))
                 ptr = np.concatenate([[0], np.cumsum(np.diff(played.ptr)[holds])])
-                parts.append(loop.accept(turn[holds], ptr, played.cells[row], played.codes[row]))
+                parts.append(loop.accept(turn[holds], ptr, played.cells[row], played.codes[row], played.motions[row]))
                 places.append(np.stack([clip[turn[holds]], time[turn[holds]]]))
                 slots = np.setdiff1d(slots, turn[holds])
                 if not len(slots):
@@ -232,7 +238,8 @@ def _as_step(updates: Updates, k: int, action: int, reward: float, terminated: b
     mine = slice(int(updates.ptr[k]), int(updates.ptr[k + 1]))
     dx, dy = updates.scroll[k].tolist()
     cells, codes = updates.cell[mine].astype(np.int32), updates.code[mine].astype(np.int32)
-    return Step(int(action), (dx, dy), cells, codes, int(np.sign(reward)) + 1, bool(terminated))
+    motions = updates.motion[mine].astype(np.int32)
+    return Step(int(action), (dx, dy), cells, codes, int(np.sign(reward)) + 1, bool(terminated), motions)
 
 
 def _check_clips(
@@ -291,6 +298,7 @@ def _gather(
         update_cell=join([p.cell for p in parts], "uint16")[source],
         update_code=join([p.code for p in parts], "uint16")[source],
         update_flag=join([p.flag for p in parts], "uint8")[source],
+        update_motion=join([p.motion for p in parts], "int16")[source],
         **meta,
     )
 
@@ -303,6 +311,7 @@ def decode_stream(
     canvas.reset(slot, frame[None])
     shown = [canvas.view(slot)]
     for step in stream.steps(clip):
-        canvas.apply(slot, np.array([step.scroll]), np.array([0, len(step.cells)]), step.cells, step.codes)
+        ptr = np.array([0, len(step.cells)])
+        canvas.apply(slot, np.array([step.scroll]), ptr, step.cells, step.codes, step.motions)
         shown.append(canvas.view(slot))
     return np.concatenate(shown)

@@ -49,9 +49,12 @@ class StreamConfig:
     max_scroll: int = 8  # pixels per step and axis
     tolerance: float = 150.0  # mean squared error of a cell, 0..255 scale, above which it is updated
     memory_per_cell: int = 4  # earlier (code, pixels) pairs that the canvas remembers per cell
+    max_motion: int = 0  # pixels per step and axis that an update may move the picture by; 0: updates only repaint
 
     def __post_init__(self) -> None:
         _positive(self, "view_cells", "max_scroll", "memory_per_cell")
+        if not isinstance(self.max_motion, int) or isinstance(self.max_motion, bool) or self.max_motion < 0:
+            raise ValueError(f"StreamConfig.max_motion: expected an integer >= 0, got {self.max_motion!r}")
         if not self.tolerance > 0:
             raise ValueError(f"StreamConfig.tolerance: expected > 0, got {self.tolerance!r}")
 
@@ -69,6 +72,11 @@ class StreamConfig:
     def n_scrolls(self) -> int:
         """Scroll options per step, (0, 0) included (it is never emitted)."""
         return (2 * self.max_scroll + 1) ** 2
+
+    @property
+    def n_motions(self) -> int:
+        """Motions of an update, (0, 0) included (it is never drawn); 0 where updates only repaint."""
+        return (2 * self.max_motion + 1) ** 2 if self.max_motion else 0
 
     @property
     def max_step_tokens(self) -> int:
@@ -121,6 +129,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.format_version != FORMAT_VERSION:
             raise ValueError(f"format_version: expected {FORMAT_VERSION}, got {self.format_version!r}")
+        if self.stream.max_motion and not self.transformer.pointer:
+            raise ValueError(f"stream.max_motion: expected 0 without transformer.pointer, got {self.stream.max_motion}")
         if self.updates_per_keyframe < 1:
             raise ValueError(
                 f"transformer.window: expected at least {self.stream.n_cells + self.stream.max_step_tokens + 1} "

@@ -55,9 +55,20 @@ class DeviceCanvas:
             self.load(int(slot), self._host.save(0))
 
     def apply(
-        self, slots: np.ndarray, scrolls: np.ndarray, ptr: np.ndarray, cells: np.ndarray, codes: np.ndarray
+        self,
+        slots: np.ndarray,
+        scrolls: np.ndarray,
+        ptr: np.ndarray,
+        cells: np.ndarray,
+        codes: np.ndarray,
+        motions: np.ndarray | None = None,
     ) -> None:
-        """Perform one game step on the device. Args as `Canvas.apply`; ValueError on numbers that it cannot have."""
+        """Perform one game step on the device. Args as `Canvas.apply`; ValueError on numbers that it cannot have.
+
+        A motion is one of them: the engine that plays here knows none.
+        """
+        if motions is not None and (motions >= 0).any():
+            raise ValueError(f"motions: expected -1 on a GPU, got {motions.max()}")
         numbers = [np.ascontiguousarray(array, np.int64) for array in (slots, scrolls, ptr, cells, codes)]
         self._device.apply(*numbers)
         self.codes[np.repeat(numbers[0], np.diff(ptr)), numbers[3]] = codes

@@ -7,6 +7,8 @@ is drawn from
     P(code) = w_0 * P_vocabulary(code) + sum of w_i over the tokens i that carry this code
 
 where w is one softmax over a learned sentinel (i = 0) and the scores of the window's tokens.
+Where updates may move the picture (`motion.py`), the motions' logits take part in the same softmax,
+and what remains for the codes is as above.
 Scores compare a query for the update with the keys of the last block, which the cache
 holds anyway, and both are rotated: "the same cell, earlier" or "one cell to the left, a
 step ago" are relative offsets, the same all over the map.
@@ -51,25 +53,40 @@ def scores(query: Tensor, keys: Tensor) -> Tensor:
     return query.flatten(-2) @ keys.flatten(-2).transpose(-1, -2) * query.shape[-1] ** -0.5
 
 
-def mixture(vocabulary: Tensor, sentinel: Tensor, copied: Tensor, codes: Tensor) -> Tensor:
-    """Return the logarithm of P(code), (U, codebook_size) float32.
+def mixture(vocabulary: Tensor, sentinel: Tensor, copied: Tensor, codes: Tensor, motions: Tensor) -> Tensor:
+    """Return the logarithms of P(code), and behind them of P(motion): (U, codebook_size + n_motions) float32.
 
     Args:
         vocabulary: (U, codebook_size) logits, -inf or very small where forbidden.
         sentinel: (U,) scores.
         copied: (U, S) scores of the window's tokens; -inf where there is nothing to copy.
         codes: (U, S) or (S,) int64, the codes they carry, >= 0; any where there is nothing to copy.
+        motions: (U, n_motions) logits; n_motions may be 0.
     """
-    weights = torch.cat([sentinel[:, None], copied], dim=1).float().softmax(1)
+    weights = _weights(sentinel, copied, motions)
+    size = copied.shape[1]
     by_code = weights[:, :1] * vocabulary.float().softmax(1)
-    return by_code.scatter_add(1, codes.expand(copied.shape), weights[:, 1:]).clamp_min(FLOOR).log()
+    by_code = by_code.scatter_add(1, codes.expand(copied.shape), weights[:, 1 : 1 + size])
+    return torch.cat([by_code, weights[:, 1 + size :]], dim=1).clamp_min(FLOOR).log()
 
 
-def mixture_at(vocabulary: Tensor, sentinel: Tensor, copied: Tensor, codes: Tensor, target: Tensor) -> Tensor:
-    """Return what `mixture` gives to codes `target` (U,) alone, without the other codes' probabilities: (U,) float32.
+def mixture_at(
+    vocabulary: Tensor, sentinel: Tensor, copied: Tensor, codes: Tensor, motions: Tensor, target: Tensor, motion: Tensor
+) -> Tensor:
+    """Return what `mixture` gives to codes `target` (U,), or to motions `motion` (U,) where they are not -1, alone.
 
-    Args: vocabulary: (U,) logarithm of the probability that the vocabulary gives to them; the rest as there.
+    Args:    vocabulary: (U,) logarithm of the probability that the vocabulary gives to the codes; the rest as there.
+    Returns: (U,) float32.
     """
-    weights = torch.cat([sentinel[:, None], copied], dim=1).float().softmax(1)
-    from_window = (weights[:, 1:] * (codes == target[:, None])).sum(1)
-    return (weights[:, 0] * vocabulary.exp() + from_window).clamp_min(FLOOR).log()
+    weights = _weights(sentinel, copied, motions)
+    size = copied.shape[1]
+    from_window = (weights[:, 1 : 1 + size] * (codes == target[:, None])).sum(1)
+    likelihood = weights[:, 0] * vocabulary.exp() + from_window
+    if motions.shape[1]:
+        moved = weights.gather(1, 1 + size + motion.clamp_min(0)[:, None])[:, 0]
+        likelihood = torch.where(motion >= 0, moved, likelihood)
+    return likelihood.clamp_min(FLOOR).log()
+
+
+def _weights(sentinel: Tensor, copied: Tensor, motions: Tensor) -> Tensor:
+    return torch.cat([sentinel[:, None], copied, motions.to(copied.dtype)], dim=1).float().softmax(1)

@@ -33,6 +33,8 @@ class Step:
         scroll: (dx, dy) pixels that the view moves in the world; (0, 0) if it stays.
         cells: (k,) int32, updated cells, ascending.
         codes: (k,) int32, their new codes.
+        motions: (k,) int32, the motion (`motion.py`) by which an update moves the picture there, -1 where it repaints;
+            None: all repaint. No part of the tokens: it is for the canvas.
         reward_class: 0 negative, 1 zero, 2 positive.
         done: the episode ends here.
     """
@@ -43,6 +45,7 @@ class Step:
     codes: np.ndarray
     reward_class: int
     done: bool
+    motions: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Grammar:
         self.max_scroll, self.n_scrolls, self.n_events = s.max_scroll, s.n_scrolls, s.n_events
         self.cell_size, self.size = config.tokenizer.cell_size, s.map_cells * config.tokenizer.cell_size
         self.n_codes, self.n_actions = config.tokenizer.codebook_size, config.transformer.n_actions
+        self.n_motions = s.n_motions
         # On one axis, by origin: which rows (or columns) of cells show at least one pixel.
         origin = np.arange(self.size)[:, None]
         place = (np.arange(self.map_cells) - origin // self.cell_size) % self.map_cells
@@ -227,7 +231,9 @@ class _Parser:
             _, cell, code, *_ = self.rows[self.at]
             self.check("cell", last < cell < g.n_cells, f"{last + 1}..{g.n_cells - 1}", cell)
             self.check("cell", bool(visible[cell]), f"a cell visible from origin {self.origin}", cell)
-            self.check("code", code != self.codes[cell], f"another code than cell {cell} has", code)
+            # What moves there may look, to the tokenizer, like what was there.
+            fresh = code != self.codes[cell] or g.n_motions > 0
+            self.check("code", fresh, f"another code than cell {cell} has", code)
             self.take("cell", g.n_cells, "code", g.n_codes, time)
             self.codes[cell], last = code, cell
             cells.append(cell)

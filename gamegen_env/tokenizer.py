@@ -95,6 +95,11 @@ class Tokenizer(nn.Module):
             patches[rows] = _unscale(pixels[: rows.stop - rows.start])
         return patches.reshape(n, c, c, 3).numpy()
 
+    def patches(self) -> np.ndarray:
+        """Return what every code looks like among its own kind: (codebook_size, c, c, 3) uint8."""
+        codes = np.arange(self.config.codebook_size)
+        return self.decode_cells(np.broadcast_to(codes[:, None, None], (len(codes), 3, 3)))
+
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """Encode whole frames.
 

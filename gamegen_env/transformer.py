@@ -5,7 +5,7 @@ an engine must reproduce is in this file: what a token's input is (`token_featur
 where it lies for the rotary embedding (`rotary_embedding`), the blocks, and the heads:
 
     event   after ACT, SCROLL, UPD: which cell next, a scroll, or END
-    code    given the chosen cell and its present code: the new code
+    code    given the chosen cell and its present code: the new code, or a motion that brings it
     end     reward class and termination, read at the position that chose END
 
 Source: Llama-style blocks (RMSNorm, SwiGLU, grouped queries), QK-norm after arXiv
@@ -251,6 +251,7 @@ class Transformer(nn.Module):
         self.code_norm = nn.RMSNorm(t.d_model)
         self.end_head = nn.Linear(t.d_model, N_REWARD_CLASSES + 2)
         self.pointer = Pointer(t) if t.pointer else None
+        self.motion_head = nn.Linear(t.d_model, config.stream.n_motions) if config.stream.max_motion else None
         self.ballistics = Ballistics(config) if t.ballistics else None
         self.apply(self._initialise)
         for block in self.layers():
@@ -320,6 +321,13 @@ class Transformer(nn.Module):
     def vocabulary_logits(self, code_query: Tensor) -> Tensor:
         """(..., d_model) -> logits over codes (..., codebook_size); the present code is not yet masked."""
         return F.linear(code_query, self.code.weight)
+
+    def motion_logits(self, code_query: Tensor) -> Tensor:
+        """(..., d_model) -> scores of motions (..., n_motions) beside those of the pointer; of standing still -inf."""
+        if self.motion_head is None:
+            return code_query.new_zeros(*code_query.shape[:-1], 0)
+        logits = self.motion_head(code_query)
+        return logits.index_fill(-1, torch.tensor([logits.shape[-1] // 2], device=logits.device), -torch.inf)
 
     def end_logits(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """(..., d_model) -> reward logits (..., 3) and termination logits (..., 2)."""

@@ -66,6 +66,7 @@ class World:
         """
         checkpoint = load_checkpoint(model)
         self.config, self.fingerprint = checkpoint.config, checkpoint.fingerprint
+        coder = CellCache(coder_for(checkpoint.tokenizer), checkpoint.config.tokenizer.cell_size, CACHE_BITS)
         self.engine = make_engine(
             engine,
             checkpoint.config,
@@ -76,12 +77,12 @@ class World:
             kv_bits=kv_bits,
             precision=precision,
             threads=threads,
+            patches=coder.patches() if checkpoint.config.stream.max_motion else None,
         )
         self.canvas: Canvas | DeviceCanvas
         if self.engine.name == "cuda":
             self.canvas = DeviceCanvas(checkpoint.config, checkpoint.tokenizer, num_slots)
         else:
-            coder = CellCache(coder_for(checkpoint.tokenizer), checkpoint.config.tokenizer.cell_size, CACHE_BITS)
             self.canvas = Canvas(checkpoint.config, coder, num_slots)
         self.num_slots, self.engine_name = num_slots, self.engine.name
         self.frame_shape = (checkpoint.config.frame_size, checkpoint.config.frame_size, 3)
@@ -126,7 +127,7 @@ class World:
 
     def _shown(self, at: np.ndarray, batch: StepBatch) -> StepResult:
         """Paint steps."""
-        self.canvas.apply(at, batch.scroll, batch.ptr, batch.cells, batch.codes)
+        self.canvas.apply(at, batch.scroll, batch.ptr, batch.cells, batch.codes, batch.motions)
         return StepResult(
             frames=self.canvas.view(at),
             rewards=(batch.reward_class - 1).astype(np.float32),
@@ -149,9 +150,8 @@ class World:
         at = np.asarray(slots, np.int64)
         for slot, step in zip(slots, steps, strict=True):
             self.engine.observe(slot, step)
-            self.canvas.apply(
-                np.array([slot]), np.array([step.scroll]), np.array([0, len(step.cells)]), step.cells, step.codes
-            )
+            ptr = np.array([0, len(step.cells)])
+            self.canvas.apply(np.array([slot]), np.array([step.scroll]), ptr, step.cells, step.codes, step.motions)
         if frames is not None:
             self.canvas.show(at, frames)
         return self.canvas.view(at)

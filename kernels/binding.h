@@ -65,6 +65,7 @@ inline Config read_config(const nb::dict& d) {
     c.window = number<size_t>(d, "window");
     c.pointer = number<bool>(d, "pointer");
     c.ballistics = number<bool>(d, "ballistics");
+    c.max_motion = number<int32_t>(d, "max_motion");
     return c;
 }
 
@@ -123,11 +124,13 @@ inline std::vector<Token> read_tokens(const Config& config, const Rows& rows) {
 // Finished steps as the arrays of a StepBatch: updates of slot i are ptr[i]:ptr[i + 1].
 template <class Outcome> nb::tuple ragged(const std::vector<Outcome>& outcomes) {
     const size_t n = outcomes.size();
-    std::vector<int64_t> scroll, ptr{0}, cells, codes, reward, done, tokens;
+    std::vector<int64_t> scroll, ptr{0}, cells, codes, motions, reward, done, tokens;
     for (const Outcome& o : outcomes) {
         scroll.insert(scroll.end(), {o.scroll_x, o.scroll_y});
         cells.insert(cells.end(), o.cells.begin(), o.cells.end());
         codes.insert(codes.end(), o.codes.begin(), o.codes.end());
+        if constexpr (requires { o.motions; }) motions.insert(motions.end(), o.motions.begin(), o.motions.end());
+        motions.resize(codes.size(), -1);
         ptr.push_back(static_cast<int64_t>(cells.size()));
         reward.push_back(o.reward_class);
         done.push_back(o.done);
@@ -135,8 +138,8 @@ template <class Outcome> nb::tuple ragged(const std::vector<Outcome>& outcomes) 
     }
     const size_t updates = cells.size();
     return nb::make_tuple(lend(std::move(scroll), {n, 2}), lend(std::move(ptr), {n + 1}), lend(std::move(cells), {updates}),
-                          lend(std::move(codes), {updates}), lend(std::move(reward), {n}), lend(std::move(done), {n}),
-                          lend(std::move(tokens), {n}));
+                          lend(std::move(codes), {updates}), lend(std::move(motions), {updates}), lend(std::move(reward), {n}),
+                          lend(std::move(done), {n}), lend(std::move(tokens), {n}));
 }
 
 }  // namespace

@@ -46,6 +46,8 @@ Decider::Decider(Forward& forward, std::vector<float> gumbel_table, float temper
     ends_.resize(BLOCK);
     window_.resize((1 + c.n_heads) * (round_up(c.window, BLOCK) + round_up(c.max_step_tokens(), 16)));
     weights_.resize(c.n_heads * REACH);
+    moves_.resize(CODE_ROWS * model_.motion_head.width());
+    matches_.resize(model_.patch_matrix.width());
     bytes_.resize(MAX_ROWS * scratch_bytes(round_up(2 * d, BLOCK)));
 }
 
@@ -152,7 +154,7 @@ void Decider::events(const Row* rows, size_t n) {
     }
 }
 
-int Decider::draw_mixed(const Row& row, const Token& update, const float* query, float* logits, uint32_t key) {
+int Decider::draw_mixed(const Row& row, const Token& update, const float* query, float* logits, float* moves, uint32_t key) {
     const Config& c = model_.config;
     const size_t n_codes = static_cast<size_t>(c.grammar.n_codes), heads = c.n_kv_heads;
     float head[HEAD * MAX_HEADS], turn[HEAD];
@@ -186,27 +188,68 @@ int Decider::draw_mixed(const Row& row, const Token& update, const float* query,
         const int64_t code = carried(i);
         if (code < 0 || code == present) sum[i] = NEVER;
     }
-    const float top = std::max(sentinel, ops_.maximum(sum, width));
-    const float total = ops_.exponentials(sum, width, top) + exp_of(sentinel - top);
+    const size_t n_motions = c.n_motions();
+    float top = std::max(sentinel, ops_.maximum(sum, width));
+    if (n_motions) {
+        moves[n_motions / 2] = NEVER;  // to stand still is no motion
+        top = std::max(top, ops_.maximum(moves, n_motions));
+    }
+    float total = ops_.exponentials(sum, width, top) + exp_of(sentinel - top);
+    if (n_motions) {
+        total += ops_.exponentials(moves, n_motions, top);
+        ops_.scale(moves, n_motions, 1 / total);
+    }
     logits[present] = NEVER;
     const float vocabulary = ops_.exponentials(logits, n_codes, ops_.maximum(logits, n_codes));
     ops_.scale(logits, n_codes, exp_of(sentinel - top) / total / vocabulary);
     for (size_t i = 0; i < width; ++i)
         if (sum[i] > 0) logits[carried(i)] += sum[i] / total;
     // Logarithms only of those that can win; the others are out of the noise's reach.
-    const float best = ops_.maximum(logits, n_codes);
+    const float best = n_motions ? std::max(ops_.maximum(logits, n_codes), ops_.maximum(moves, n_motions))
+                                 : ops_.maximum(logits, n_codes);
     const float least = std::max(FLOOR, temperature_ == 0 ? best : best * exp_of(-span_ * temperature_));
-    int code = 0;
+    int chosen = 0;
     float best_score = NEVER;
-    each_above(logits, n_codes, least, [&](size_t i) {
-        const float score = temperature_ == 0 ? logits[i]
-                                              : log_of(logits[i]) / temperature_ + gumbel(table_.data(), key, static_cast<uint32_t>(i));
-        if (static_cast<int64_t>(i) != present && score > best_score) {
+    const auto weigh = [&](float p, size_t i) {
+        const float score =
+            temperature_ == 0 ? p : log_of(p) / temperature_ + gumbel(table_.data(), key, static_cast<uint32_t>(i));
+        if (score > best_score) {
             best_score = score;
-            code = static_cast<int>(i);
+            chosen = static_cast<int>(i);
         }
+    };
+    each_above(logits, n_codes, least, [&](size_t i) {
+        if (static_cast<int64_t>(i) != present) weigh(logits[i], i);
     });
-    return code;
+    each_above(moves, n_motions, least, [&](size_t i) { weigh(moves[i], n_codes + i); });
+    return chosen;
+}
+
+int Decider::moved_code(const Row& row, int cell, int motion) {
+    const Config& c = model_.config;
+    const Grammar& g = c.grammar;
+    const int side = g.cell_size, size = g.size(), across = 2 * c.max_motion + 1;
+    const int dx = motion % across - c.max_motion, dy = motion / across - c.max_motion;
+    const auto wrap = [&](int at) { return (at % size + size) % size; };
+    float patch[3 * 64], *to = patch;
+    for (int i = 0; i < side; ++i)
+        for (int j = 0; j < side; ++j, to += 3) {
+            const int y = wrap(cell / g.map_cells * side + i - dy), x = wrap(cell % g.map_cells * side + j - dx);
+            const auto code = static_cast<size_t>(row.slot->codes[y / side * g.map_cells + x / side]);
+            const size_t pixel = (code * static_cast<size_t>(side) + static_cast<size_t>(y % side)) * static_cast<size_t>(side);
+            std::memcpy(to, model_.patches.data() + (pixel + static_cast<size_t>(x % side)) * 3, 3 * sizeof(float));
+        }
+    ops_.linear(model_.patch_matrix, patch, 1, model_.patch_matrix.k, matches_.data(), bytes_.data());
+    size_t best = 0;
+    float least = model_.patch_square[0] - 2 * matches_[0];
+    for (size_t i = 1; i < model_.patch_square.size(); ++i) {
+        const float distance = model_.patch_square[i] - 2 * matches_[i];
+        if (distance < least) {
+            least = distance;
+            best = i;
+        }
+    }
+    return static_cast<int>(best);
 }
 
 void Decider::draw_codes(const Row* rows, const std::vector<Sequence>& sequences, const Job* jobs, size_t n,
@@ -238,6 +281,8 @@ void Decider::draw_codes(const Row* rows, const std::vector<Sequence>& sequences
     ops_.linear(model_.code_logits, query_.data(), n, model_.code_out.width(), codes_.data(), bytes_.data());
     if (c.pointer)
         ops_.linear(model_.pointer_query, query_.data(), n, model_.code_out.width(), turned_.data(), bytes_.data());
+    if (c.max_motion)
+        ops_.linear(model_.motion_head, query_.data(), n, model_.code_out.width(), moves_.data(), bytes_.data());
     for (size_t j = 0; j < n; ++j) {
         const Row& row = rows[jobs[j].row];
         const Sequence& sequence = sequences[jobs[j].sequence];
@@ -247,7 +292,12 @@ void Decider::draw_codes(const Row* rows, const std::vector<Sequence>& sequences
         const uint32_t key = noise_key(static_cast<uint64_t>(*row.slot->seed), static_cast<uint64_t>(row.token.time),
                                        static_cast<uint64_t>(count), CODE_NOISE);
         if (c.pointer) {
-            update.b = draw_mixed(row, update, turned_.data() + j * model_.pointer_query.width(), logits, key);
+            float* moves = moves_.data() + j * model_.motion_head.width();
+            const int chosen =
+                draw_mixed(row, update, turned_.data() + j * model_.pointer_query.width(), logits, moves, key);
+            const int motion = chosen - g.n_codes;
+            if (motion >= 0) decisions[jobs[j].sequence].motions[jobs[j].place] = motion;
+            update.b = motion >= 0 ? moved_code(row, update.a, motion) : chosen;
         } else {
             logits[row.slot->codes[update.a]] = NEVER;
             update.b = draw(logits, static_cast<size_t>(g.n_codes), key, temperature_);
@@ -278,6 +328,7 @@ void Decider::run(const Row* rows, size_t n, const std::vector<Sequence>& sequen
                 next.b = draw(ends_.data() + 3, 2, noise_key(seed, time, count, DONE_NOISE), outcome);
             }
             decisions[s].decided.push_back(next);
+            decisions[s].motions.push_back(-1);
             if (next.kind == UPD) jobs.push_back({r, s, place});
             if (place + 1 == sequence.count) break;
             // Go on while the draft says the same, its code still unknown.
@@ -293,6 +344,7 @@ void Decider::run(const Row* rows, size_t n, const std::vector<Sequence>& sequen
         size_t right = 0;
         while (right + 1 < decided.size() && decided[right] == rows[sequences[s].first + right + 1].token) ++right;
         decided.resize(right + 1);
+        decisions[s].motions.resize(right + 1);
     }
 }
 

@@ -13,6 +13,7 @@ struct Sequence {
 // What comes after each row of a sequence, as far as its drafts were right: `decided` has 1 to count tokens.
 struct Decision {
     std::vector<Token> decided;
+    std::vector<int32_t> motions;  // beside them: by which an update moves the picture, -1 where none
 };
 
 class Decider {
@@ -33,8 +34,11 @@ private:
     void add_paths(const Row& row, size_t at, float* logits);
     void draw_codes(const Row* rows, const std::vector<Sequence>& sequences, const Job* jobs, size_t n,
                     std::vector<Decision>& decisions);
-    // Mix the vocabulary's logits with what the window holds, and draw. `logits` becomes P(code).
-    int draw_mixed(const Row& row, const Token& update, const float* query, float* logits, uint32_t key);
+    // Mix the vocabulary's logits with what the window holds, and draw: a code, or n_codes + a motion.
+    // `logits` becomes P(code), `moves` P(motion).
+    int draw_mixed(const Row& row, const Token& update, const float* query, float* logits, float* moves, uint32_t key);
+    // The code that looks most like what a cell's surroundings, before the step, show there; the lowest of equals.
+    int moved_code(const Row& row, int cell, int motion);
     int draw(const float* logits, size_t n, uint32_t key, float temperature) const;
 
     Forward& forward_;
@@ -42,7 +46,7 @@ private:
     const Ops& ops_;
     const std::vector<float> table_;
     const float temperature_, span_;
-    std::vector<float> events_, aims_, motions_, queries_, described_, inner_, query_, codes_, turned_, ends_, window_, weights_;
+    std::vector<float> events_, aims_, motions_, queries_, described_, inner_, query_, codes_, turned_, ends_, window_, weights_, moves_, matches_;
     std::vector<uint8_t> bytes_;
 };
 

@@ -204,7 +204,7 @@ void Engine::work(Worker& worker, Round& round, std::vector<Active>& games, std:
             // Updates of wrong guesses never were.
             const int64_t last = rows[sequences[i].first + right].position;
             while (!s.latest.empty() && s.latest.back().position > last) s.latest.pop_back();
-            if (take(games[i], decisions[i].decided)) {
+            if (take(games[i], decisions[i])) {
                 done.push_back(std::move(games[i]));
                 ++round.finished;
             } else {
@@ -216,8 +216,9 @@ void Engine::work(Worker& worker, Round& round, std::vector<Active>& games, std:
     }
 }
 
-bool Engine::take(Active& game, const std::vector<Token>& decided) {
-    for (const Token& token : decided) {
+bool Engine::take(Active& game, const Decision& decision) {
+    for (size_t i = 0; i < decision.decided.size(); ++i) {
+        const Token& token = decision.decided[i];
         game.tokens.push_back(token);
         if (token.kind == SCROLL) {
             game.outcome.scroll_x = token.a - model_.config.grammar.max_scroll;
@@ -225,6 +226,7 @@ bool Engine::take(Active& game, const std::vector<Token>& decided) {
         } else if (token.kind == UPD) {
             game.outcome.cells.push_back(token.a);
             game.outcome.codes.push_back(token.b);
+            game.outcome.motions.push_back(decision.motions[i]);
         }
     }
     if (game.last().kind != END) return false;

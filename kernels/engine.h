@@ -10,7 +10,7 @@ namespace gamegen {
 // One slot's finished step.
 struct Outcome {
     int32_t scroll_x = 0, scroll_y = 0, reward_class = 0, done = 0, tokens = 0;
-    std::vector<int64_t> cells, codes;
+    std::vector<int64_t> cells, codes, motions;  // motions: -1 where a cell is repainted
 };
 
 // Integers of every slot, shared with Python: (slots, n_cells), (slots, 2) and (slots).
@@ -88,7 +88,7 @@ private:
     std::vector<Active> decode(std::vector<Active> steps, size_t wanted, std::vector<Active>& done);
     void work(Worker& worker, Round& round, std::vector<Active>& games, std::vector<Active>& done);
     void draft(const Active& game, size_t games, std::vector<Token>& out) const;
-    bool take(Active& game, const std::vector<Token>& decided);
+    bool take(Active& game, const Decision& decision);
     void finish(Active& game);
     void commit(Slot& slot, Stage& stage, int64_t start, size_t count);
     Row end_row(Slot& slot) const;

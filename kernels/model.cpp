@@ -113,6 +113,8 @@ void check(const Config& c) {
     expect(g.n_actions > 0, "n_actions >= 1");
     expect(c.n_layers > 0 && c.d_model > 0 && c.d_ff > 0, "n_layers, d_model and d_ff >= 1");
     expect(c.n_kv_heads > 0 && c.n_heads % c.n_kv_heads == 0, "n_heads a multiple of n_kv_heads");
+    expect(c.max_motion >= 0 && c.max_motion < g.size() && (c.pointer || !c.max_motion), "max_motion with a pointer, or 0");
+    expect(!c.max_motion || g.cell_size <= 8, "cells of at most 8 pixels that move");
     expect(c.n_heads <= MAX_HEADS, "at most 64 heads");
     expect(c.group() <= MAX_GROUP, "at most 8 query heads per KV head");
     expect(c.window > static_cast<size_t>(g.n_cells()) + c.max_step_tokens(), "a window that holds a keyframe and a step");
@@ -166,6 +168,15 @@ Model::Model(const Config& c, const Tensors& tensors, Precision precision_) : co
         pointer_norm = read.take("pointer.norm.weight", {HEAD});
         sentinel = read.take("pointer.sentinel", {c.n_kv_heads * HEAD});
         sentinel_bias = read.take("pointer.sentinel_bias", {}).front();
+    }
+    if (c.max_motion) {
+        motion_head = read.linear("motion_head", c.n_motions(), d, heads, true);
+        const auto side = static_cast<size_t>(c.grammar.cell_size), size = side * side * 3;
+        patches = read.take("patches", {codes, side, side, 3});
+        // Whole numbers whose products add up to less than 2 ** 24: exact in float.
+        patch_matrix = Reader::pack(patches, codes, size, Precision::FLOAT);
+        patch_square.assign(codes, 0);
+        for (size_t i = 0; i < codes * size; ++i) patch_square[i / size] += patches[i] * patches[i];
     }
     if (c.ballistics) {
         ballistic_query = read.linear("ballistics.query", c.n_heads * HEAD, d, heads, false);

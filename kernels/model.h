@@ -20,6 +20,8 @@ struct Config {
     Grammar grammar;
     size_t n_layers, d_model, n_heads, n_kv_heads, d_ff, window;
     bool pointer, ballistics;
+    int32_t max_motion;  // 0: updates only repaint
+    size_t n_motions() const { return max_motion ? static_cast<size_t>((2 * max_motion + 1) * (2 * max_motion + 1)) : 0; }
     size_t group() const { return n_heads / n_kv_heads; }
     size_t max_step_tokens() const { return static_cast<size_t>(grammar.n_cells()) + 3; }
 };
@@ -52,6 +54,9 @@ struct Model {
     Linear pointer_query;
     std::vector<float> pointer_norm, sentinel;
     float sentinel_bias = 0;
+    // motions, and what codes look like: bytes (n_codes, c, c, 3), the same as a matrix, and their squared lengths
+    Linear motion_head, patch_matrix;
+    std::vector<float> patches, patch_square;
     // ballistic attention
     Linear ballistic_query, aim, motion;
     std::vector<float> ballistic_norm, ageing;

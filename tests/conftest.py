@@ -48,7 +48,8 @@ def pair_stream(config: ModelConfig, maps: list[np.ndarray], cells: list[int], c
         action=np.zeros(n, np.uint8), scroll=np.zeros((n, 2), np.int8), reward_class=np.ones(n, np.uint8),
         done=np.zeros(n, np.uint8), end_flag=np.zeros(n, np.uint8), update_ptr=np.arange(n + 1) * 2,
         update_cell=np.array(cells, np.uint16), update_code=np.array(codes, np.uint16),
-        update_flag=np.zeros(2 * n, np.uint8), game="pairs", tokenizer="", settings=config.stream, cell_size=4,
+        update_flag=np.zeros(2 * n, np.uint8), update_motion=np.full(2 * n, -1, np.int16), game="pairs",
+        tokenizer="", settings=config.stream, cell_size=4,
         error_rate=0.0,
     )  # fmt: skip
 

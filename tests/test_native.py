@@ -165,7 +165,7 @@ def test_packaged_weights_play_as_in_torch(precision: str, least: float) -> None
             if got != truth:
                 native.load(0, state)
                 native.observe(
-                    0, Step(action, tuple(truth[0]), np.array(truth[1], int), np.array(truth[2], int), *truth[3:5])
+                    0, Step(action, tuple(truth[0]), np.array(truth[1], int), np.array(truth[2], int), *truth[4:6])
                 )
     assert steps == 8 * len(names)
     assert equal >= least * steps

@@ -22,7 +22,10 @@ ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "30"))
 
 def random_config(base: ModelConfig, rng: np.random.Generator) -> ModelConfig:
     kv_heads = int(rng.choice([1, 2, 3]))
-    stream = StreamConfig(view_cells=int(rng.integers(1, 6)), max_scroll=int(rng.integers(1, 4)))
+    pointer, motion = bool(rng.integers(2)), int(rng.integers(3))
+    stream = StreamConfig(
+        view_cells=int(rng.integers(1, 6)), max_scroll=int(rng.integers(1, 4)), max_motion=motion if pointer else 0
+    )
     least = stream.n_cells + stream.max_step_tokens + 1
     return dataclasses.replace(
         base,
@@ -34,7 +37,7 @@ def random_config(base: ModelConfig, rng: np.random.Generator) -> ModelConfig:
             n_kv_heads=kv_heads,
             d_ff=int(rng.integers(1, 80)),
             window=least + int(rng.integers(0, 80)),
-            pointer=bool(rng.integers(2)),
+            pointer=pointer,
             ballistics=bool(rng.integers(2)),
         ),
     )
@@ -51,6 +54,7 @@ def test_random_shapes_play_and_their_states_come_back(small_map_config: ModelCo
             "isa": str(rng.choice(_native.available_isas())),
             "temperature": float(rng.choice([0, 0.3, 1.0, 5.0])),
             "threads": int(rng.integers(1, 4)),
+            "patches": rng.integers(0, 256, (64, 4, 4, 3)).astype(np.uint8),
         }
         slots = int(rng.integers(1, 5))
         engine = NativeEngine(config, weights, slots, **options)  # type: ignore[arg-type]

@@ -137,7 +137,11 @@ def test_parameters_all_learn(small_map_config: ModelConfig) -> None:
     loss = (
         model.event_logits(hidden).square().sum()
         + led.square().sum()
-        + mixture(model.vocabulary_logits(query), sentinel, scores(copy_query, keys[0]), codes).square().sum()
+        + mixture(
+            model.vocabulary_logits(query), sentinel, scores(copy_query, keys[0]), codes, model.motion_logits(query)
+        )
+        .square()
+        .sum()
         + sum(x.square().sum() for x in model.end_logits(hidden))
     )
     loss.backward()

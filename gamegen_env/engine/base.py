@@ -18,6 +18,7 @@ import numpy as np
 
 from gamegen_env.config import ModelConfig
 from gamegen_env.engine.decide import Decoded
+from gamegen_env.motion import Motions
 from gamegen_env.stream import Grammar, Step
 from gamegen_env.transformer import Transformer
 
@@ -33,6 +34,7 @@ class StepBatch:
     ptr: np.ndarray  # (n + 1,) int64
     cells: np.ndarray  # (ptr[-1],) int64, ascending within a slot
     codes: np.ndarray  # (ptr[-1],) int64
+    motions: np.ndarray  # (ptr[-1],) int64, -1 where a cell is repainted
     reward_class: np.ndarray  # (n,) int64 in 0..2
     done: np.ndarray  # (n,) bool
     tokens: np.ndarray  # (n,) int64, tokens of the step, ACT and END included
@@ -51,12 +53,14 @@ class Engine(ABC):
         *,
         temperature: float = 1.0,
         kv_bits: int = 4,
+        patches: np.ndarray | None = None,
     ) -> None:
         """Allocate slots.
 
         Args:   transformer: eval mode; num_slots: >= 1; temperature: >= 0, of events and codes
                 (reward and termination are drawn at 1), 0 = most likely of all; kv_bits: 4 or
-                16, precision of committed keys and values.
+                16, precision of committed keys and values; patches: (codebook_size, c, c, 3) uint8, what
+                codes look like (`Tokenizer.patches`): for models whose updates may move the picture.
         Raises: ValueError on values outside these.
         """
         if not isinstance(num_slots, int) or num_slots < 1:
@@ -65,6 +69,9 @@ class Engine(ABC):
             raise ValueError(f"temperature: expected a finite number >= 0, got {temperature!r}")
         if kv_bits not in (4, 16):
             raise ValueError(f"kv_bits: expected 4 or 16, got {kv_bits!r}")
+        if config.stream.max_motion and patches is None:
+            raise ValueError("patches: expected what codes look like, since this model moves cells, got none")
+        self.motions = Motions(config, patches) if config.stream.max_motion and patches is not None else None
         self.config, self.transformer = config, transformer
         self.num_slots, self.temperature, self.kv_bits = num_slots, float(temperature), kv_bits
         self.grammar = Grammar(config)
@@ -177,6 +184,7 @@ class Engine(ABC):
         self.grammar.validate(np.concatenate([before, rows]))
         self._prefill(slot, rows.astype(np.int64))
         cells, codes = step.cells.astype(np.int64), step.codes.astype(np.int64)
+        motions = np.full(len(cells), -1) if step.motions is None else step.motions.astype(np.int64)
         self._finish(
             [slot],
             [
@@ -184,6 +192,7 @@ class Engine(ABC):
                     np.array(step.scroll),
                     cells,
                     codes,
+                    motions,
                     step.reward_class,
                     step.done,
                     len(rows),
@@ -227,6 +236,7 @@ class Engine(ABC):
             ptr=np.concatenate([[0], np.cumsum([len(r.cells) for r in results])]).astype(np.int64),
             cells=np.concatenate([np.zeros(0, np.int64), *(r.cells for r in results)]),
             codes=np.concatenate([np.zeros(0, np.int64), *(r.codes for r in results)]),
+            motions=np.concatenate([np.zeros(0, np.int64), *(r.motions for r in results)]),
             reward_class=np.array([r.reward_class for r in results], np.int64),
             done=np.array([r.done for r in results], bool),
             tokens=np.array([r.tokens for r in results], np.int64),
@@ -280,6 +290,7 @@ def make_engine(
     kv_bits: int = 4,
     precision: str = "auto",
     threads: int | None = None,
+    patches: np.ndarray | None = None,
 ) -> Engine:
     """Build an engine by name.
 
@@ -287,7 +298,7 @@ def make_engine(
             with a warning where the native one was not built. device: "cpu", "cuda" (or "cuda:0"), or "auto": a GPU
             that can be used, else the CPU; the log says which. precision: of the arithmetic, "int8", "int4" or
             "float32", or "auto": int8 for native and cuda, float32 for the others, which have nothing else. threads:
-            of the native engine, default one per core; the others go by `torch.set_num_threads`.
+            of the native engine, default one per core; the others go by `torch.set_num_threads`. patches: as `Engine`.
     Raises: ValueError naming the known engines, devices or precisions; ImportError if the engine was not built;
             RuntimeError naming what is missing for "cuda": driver, GPU or memory.
     """
@@ -311,7 +322,7 @@ def make_engine(
         raise ValueError(f"precision: expected 'auto', 'int8', 'int4' or 'float32', got {precision!r}")
     if name == "cuda" or (name == "auto" and device != "cpu"):
         try:
-            return _on_gpu(config, transformer, num_slots, temperature, kv_bits, precision, threads)
+            return _on_gpu(config, transformer, num_slots, temperature, kv_bits, precision, threads, patches)
         except (ImportError, RuntimeError, ValueError) as error:
             if name == "cuda" or device != "auto":
                 raise
@@ -334,17 +345,18 @@ def make_engine(
                 kv_bits=kv_bits,
                 precision=chosen,
                 threads=threads,
+                patches=patches,
             )
     if precision in ("int8", "int4"):
         raise ValueError(f"precision: engine {name!r} computes in float32 only, got {precision!r}")
     if threads is not None:
         raise ValueError(f"threads: engine {name!r} goes by torch.set_num_threads, got {threads!r}")
-    return engines[name](config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits)
+    return engines[name](config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits, patches=patches)
 
 
 def _on_gpu(
     config: ModelConfig, transformer: Transformer, num_slots: int, temperature: float, kv_bits: int, precision: str,
-    threads: int | None,
+    threads: int | None, patches: np.ndarray | None,
 ) -> Engine:  # fmt: skip
     from gamegen_env.engine.cuda import CudaEngine
 
@@ -352,6 +364,6 @@ def _on_gpu(
         raise ValueError(f"precision: engine 'cuda' computes in int8 only, got {precision!r}")
     if threads is not None:
         raise ValueError(f"threads: engine 'cuda' uses none of the host's, got {threads!r}")
-    engine = CudaEngine(config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits)
+    engine = CudaEngine(config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits, patches=patches)
     _log.info("playing on a GPU")
     return engine

@@ -85,8 +85,9 @@ class CachedEngine(Engine):
         *,
         temperature: float = 1.0,
         kv_bits: int = 4,
+        patches: np.ndarray | None = None,
     ) -> None:
-        super().__init__(config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits)
+        super().__init__(config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits, patches=patches)
         t = config.transformer
         self.ring = Ring(config, num_slots, kv_bits)
         rows = min(ROWS, num_slots)
@@ -133,7 +134,7 @@ class CachedEngine(Engine):
             return self._decode(slots, actions)
 
     def _decode(self, slots: Sequence[int], actions: Sequence[int]) -> StepBatch:
-        decoding = Decoding(self.grammar, ROWS)
+        decoding = Decoding(self.grammar, ROWS, self.motions)
         results: dict[int, Decoded] = {}
         # Slots whose window is still in a row go first and stay there.
         held = {int(slot): row for row, slot in enumerate(self._resident)}

@@ -10,6 +10,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gamegen_env import engine
 from gamegen_env.config import ModelConfig
 from gamegen_env.engine.base import Engine
@@ -58,6 +60,7 @@ class CudaEngine(NativeEngine):
         temperature: float = 1.0,
         kv_bits: int = 4,
         emulate: bool = False,
+        patches: np.ndarray | None = None,
     ) -> None:
         """Move the weights to the GPU and allocate every slot.
 
@@ -67,7 +70,14 @@ class CudaEngine(NativeEngine):
         """
         if kv_bits != 4:
             raise ValueError(f"kv_bits: engine 'cuda' has a 4-bit cache only, got {kv_bits!r}")
-        super(NativeEngine, self).__init__(config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits)
+        if config.stream.max_motion:
+            raise ValueError(
+                "device: engine 'cuda' decodes models whose updates only repaint (max_motion 0), "
+                f"got one with max_motion {config.stream.max_motion}; use device='cpu'"
+            )
+        super(NativeEngine, self).__init__(
+            config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits, patches=patches
+        )
         self.precision, self.emulated = "int8", emulate
         self._engine = library(emulate).Engine(*self._described(transformer), num_slots, float(temperature))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from gamegen_env import sampling
 from gamegen_env.ballistics import Paths
 from gamegen_env.config import ACT, END, SCROLL, UPD
+from gamegen_env.motion import Motions
 from gamegen_env.pointer import mixture
 from gamegen_env.stream import Grammar
 from gamegen_env.transformer import Transformer
@@ -30,6 +31,7 @@ class Decoded:
     scroll: np.ndarray  # (2,) int64
     cells: np.ndarray  # (u,) int64
     codes: np.ndarray  # (u,) int64
+    motions: np.ndarray  # (u,) int64, -1 where a cell is repainted
     reward_class: int
     done: bool
     tokens: int
@@ -39,33 +41,35 @@ class Decoded:
 class Decoding:
     """The steps being decoded in R rows; row r works for slot `slot[r]`, or for none (-1)."""
 
-    def __init__(self, grammar: Grammar, rows: int) -> None:
-        self.grammar = grammar
+    def __init__(self, grammar: Grammar, rows: int, motions: Motions | None) -> None:
+        self.grammar, self.motions = grammar, motions
         self.slot = np.full(rows, -1)
         self.token = np.zeros((rows, 6), np.int64)  # the last token appended
         self.token[:, 0] = ACT
         self.count = np.zeros(rows, np.int64)  # tokens of the step so far
         self.seed = np.zeros(rows, np.int64)
         self.codes = np.zeros((rows, grammar.n_cells), np.int64)
+        self.before = self.codes.copy()  # the maps when the steps began
         self.scroll = np.zeros((rows, 2), np.int64)
-        self.updates: list[list[tuple[int, int]]] = [[] for _ in range(rows)]
+        self.updates: list[list[tuple[int, int, int]]] = [[] for _ in range(rows)]
 
     def start(
         self, row: int, slot: int, action: int, codes: np.ndarray, origin: np.ndarray, time: int, seed: int
     ) -> None:
         """Begin a step: its first token is ACT."""
-        self.slot[row], self.seed[row], self.codes[row] = slot, seed, codes
+        self.slot[row], self.seed[row], self.codes[row], self.before[row] = slot, seed, codes, codes
         self.token[row] = (ACT, action, 0, *origin, time)
         self.count[row], self.scroll[row], self.updates[row] = 1, 0, []
 
     def result(self, row: int) -> Decoded:
         """Return the finished step of a row, whose last token is END."""
         _, reward_class, done, x, y, _ = (int(v) for v in self.token[row])
-        cells, codes = zip(*self.updates[row], strict=True) if self.updates[row] else ((), ())
+        cells, codes, motions = zip(*self.updates[row], strict=True) if self.updates[row] else ((), (), ())
         return Decoded(
             self.scroll[row].copy(),
             np.array(cells, np.int64),
             np.array(codes, np.int64),
+            np.array(motions, np.int64),
             reward_class,
             bool(done),
             int(self.count[row]),
@@ -109,13 +113,18 @@ class Decoding:
                 copy_query, sentinel = model.pointer(query)
                 copied, held = recall(copy_query, update)
                 copied = copied.masked_fill((held < 0) | (held == present[:, None]), -torch.inf)
-                code_logits = mixture(code_logits, sentinel, copied, held.clamp_min(0))
+                moves = model.motion_logits(query)
+                code_logits = mixture(code_logits, sentinel, copied, held.clamp_min(0), moves)
                 code_logits = code_logits.scatter(1, present[:, None], -torch.inf)
             drawn = draw(code_logits, sampling.CODE)
+            motion = np.where(drawn < grammar.n_codes, -1, drawn - grammar.n_codes)
+            moved = (updating & (motion >= 0)).nonzero()[0]
+            if len(moved) and self.motions is not None:
+                drawn[moved] = self.motions.moved_codes(self.before[moved], cells[moved], motion[moved])
             for row in updating.nonzero()[0]:
                 token[row, :3] = UPD, cells[row], drawn[row]
                 codes[row, cells[row]] = drawn[row]
-                self.updates[row].append((int(cells[row]), int(drawn[row])))
+                self.updates[row].append((int(cells[row]), int(drawn[row]), int(motion[row])))
         if ending.any():
             reward_logits, done_logits = model.end_logits(hidden)
             # A cooler picture must not make rewards and game overs rarer than the model believes.

@@ -45,8 +45,8 @@ def cores() -> int:
 
 def _batch(arrays: tuple[np.ndarray, ...]) -> StepBatch:
     """Name what a binding returns of finished steps."""
-    scroll, ptr, cells, codes, reward_class, done, tokens = arrays
-    return StepBatch(scroll, ptr, cells, codes, reward_class, done.astype(bool), tokens)
+    scroll, ptr, cells, codes, motions, reward_class, done, tokens = arrays
+    return StepBatch(scroll, ptr, cells, codes, motions, reward_class, done.astype(bool), tokens)
 
 
 class NativeEngine(Engine):
@@ -65,6 +65,7 @@ class NativeEngine(Engine):
         precision: str = "int8",
         threads: int | None = None,
         isa: str = "auto",
+        patches: np.ndarray | None = None,
     ) -> None:
         """Pack the weights.
 
@@ -73,7 +74,7 @@ class NativeEngine(Engine):
                 `available_isas()`.
         Raises: ValueError on values outside these.
         """
-        super().__init__(config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits)
+        super().__init__(config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits, patches=patches)
         if precision not in PRECISIONS:
             raise ValueError(f"precision: expected one of {PRECISIONS}, got {precision!r}")
         if threads is None:
@@ -101,9 +102,11 @@ class NativeEngine(Engine):
             "cell_size": self.config.tokenizer.cell_size, "n_codes": self.config.tokenizer.codebook_size,
             "n_actions": t.n_actions, "n_layers": t.n_layers, "d_model": t.d_model, "n_heads": t.n_heads,
             "n_kv_heads": t.n_kv_heads, "d_ff": t.d_ff, "window": t.window, "pointer": t.pointer,
-            "ballistics": t.ballistics,
+            "ballistics": t.ballistics, "max_motion": s.max_motion,
         }  # fmt: skip
         weights = {name: tensor.contiguous().numpy() for name, tensor in transformer.state_dict().items()}
+        if self.motions is not None:
+            weights["patches"] = self.motions.patches.astype(np.float32)
         shared = ("codes", "origin", "seed", "position", "time", "since_keyframe")
         return numbers, weights, {name: getattr(self, name) for name in shared}, gumbel_table().numpy()
 

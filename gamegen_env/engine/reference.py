@@ -41,7 +41,7 @@ class ReferenceEngine(Engine):
     def _step(self, slots: Sequence[int], actions: Sequence[int]) -> StepBatch:
         results = []
         for slot, action in zip(slots, actions, strict=True):
-            decoding = Decoding(self.grammar, 1)
+            decoding = Decoding(self.grammar, 1, self.motions)
             decoding.start(
                 0, slot, action, self.codes[slot], self.origin[slot], int(self.time[slot]), int(self.seed[slot])
             )

@@ -62,12 +62,12 @@ def evaluate_histories(checkpoint: Checkpoint, stream: Stream, sequences: int) -
         batch = sampler(i)
         with torch.inference_mode():
             predicted = predict(checkpoint.transformer, batch, FakeQuantise())
-        for name, logits in (("event", predicted.event), ("code", predicted.code)):
-            target = torch.from_numpy(getattr(batch, name))
+        for name, logits, right in (("event", predicted.event, batch.event), ("code", predicted.code, batch.choice)):
+            target = torch.from_numpy(right)
             seen[f"{name}_loss"].append(F.cross_entropy(logits, target, reduction="none").numpy())
         for name, logits in (("code", predicted.code), ("reward", predicted.reward), ("done", predicted.done)):
             seen[f"{name}_predicted"].append(logits.argmax(1).numpy())
-            seen[name].append(getattr(batch, name))
+            seen[name].append(batch.choice if name == "code" else getattr(batch, name))
         seen["absent"].append(absences(batch))
     all_of = {name: np.concatenate(parts) for name, parts in seen.items()}
     rewards = [f1(all_of["reward_predicted"] == c, all_of["reward"] == c) for c in (0, 2)]

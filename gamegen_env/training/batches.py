@@ -33,6 +33,8 @@ class Batch:
     origin: np.ndarray  # (U, 2) int64
     present: np.ndarray  # (U,) int64, the cell's code before the update
     code: np.ndarray  # (U,) int64, its code after
+    motion: np.ndarray  # (U,) int64, the motion that brings it, -1 where the cell is repainted
+    choice: np.ndarray  # (U,) int64, what the code head is to choose: a code, or codebook_size + a motion
     end_at: np.ndarray  # (D,) int64
     reward: np.ndarray  # (D,) int64
     done: np.ndarray  # (D,) int64
@@ -46,6 +48,7 @@ class _Piece:
     event: np.ndarray  # (n,) int64, -1 where no event is scored
     present: np.ndarray  # (n,) int64, at positions whose event is an update; -1 elsewhere
     code: np.ndarray  # (n,) int64, likewise; -1 where the code is not scored
+    motion: np.ndarray  # (n,) int64, likewise
     end: np.ndarray  # (n,) bool, the event after this position is END
 
 
@@ -55,7 +58,7 @@ def _keyframe(codes: np.ndarray, origin: np.ndarray, time: int) -> _Piece:
     rows[:, 0], rows[:, 1], rows[:, 2] = KEY, np.arange(n), codes
     rows[:, 3:5], rows[:, 5] = origin, time
     none = np.full(n, -1, np.int64)
-    return _Piece(rows, none, none, none, np.zeros(n, bool))
+    return _Piece(rows, none, none, none, none, np.zeros(n, bool))
 
 
 def _steps(
@@ -107,15 +110,16 @@ def _steps(
     same = cells[order[1:]] == cells[order[:-1]]
     previous[order[1:][same]] = new[order[:-1][same]]
     previous = np.where(previous >= 0, previous, codes[cells])
-    present, code = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
+    present, code, motion = (np.full(n, -1, np.int64) for _ in range(3))
     present[at_update - 1] = previous
     code[at_update - 1] = np.where(flags & 1, -1, new)
+    motion[at_update - 1] = stream.update_motion[first:last]
     is_end = np.zeros(n, bool)
     is_end[end - 1] = True
 
     after = codes.copy()
     after[cells] = new  # numpy keeps the last of equal indices
-    return _Piece(rows, event, present, code, is_end), after, origins[-1] if stop > start else origin
+    return _Piece(rows, event, present, code, motion, is_end), after, origins[-1] if stop > start else origin
 
 
 class Sampler:
@@ -192,7 +196,7 @@ class Sampler:
         return _Piece(
             *(
                 np.concatenate([getattr(p, f) for p in pieces])[: self.sequence]
-                for f in ("rows", "event", "present", "code", "end")
+                for f in ("rows", "event", "present", "code", "motion", "end")
             )
         )
 
@@ -202,6 +206,7 @@ class Sampler:
         event = np.concatenate([p.event for p in sequences])
         present = np.concatenate([p.present for p in sequences])
         code = np.concatenate([p.code for p in sequences])
+        motion = np.concatenate([p.motion for p in sequences])
         end = np.concatenate([p.end for p in sequences])
         # The last position of a sequence has no successor in it to read targets from.
         cut = np.arange(self.sequence - 1, len(flat), self.sequence)
@@ -217,6 +222,8 @@ class Sampler:
             origin=after[:, 3:5].astype(np.int64),
             present=present[code_at],
             code=code[code_at],
+            motion=motion[code_at],
+            choice=np.where(motion[code_at] >= 0, self.config.tokenizer.codebook_size + motion[code_at], code[code_at]),
             end_at=end_at,
             reward=flat[end_at + 1, 1].astype(np.int64),
             done=flat[end_at + 1, 2].astype(np.int64),

@@ -80,6 +80,8 @@ def load_streams(
     """
     fingerprint = tokenizer_fingerprint(tokenizer)
     kind = f"{fingerprint}-rules{RULES_VERSION}-tolerance{config.stream.tolerance:g}-errors{error_rate:g}"
+    if config.stream.max_motion:
+        kind += f"-motion{config.stream.max_motion}"
     folders = {folder.name: folder for folder in game_folders(data, split)}
     unknown = sorted(set(games or ()) - set(folders))
     if unknown:
@@ -131,7 +133,8 @@ def _encode(
         numbered = ((i, restyle(clip, i)) for i, clip in numbered if i % RESTYLED == 0)
     selfplay, num_slots = None, SLOTS
     if player is not None:
-        selfplay = SelfPlay(config, load_checkpoint(player).transformer, PLAYED_SHARE)
+        patches = tokenizer.patches() if config.stream.max_motion else None
+        selfplay = SelfPlay(config, load_checkpoint(player).transformer, PLAYED_SHARE, patches=patches)
         num_slots = selfplay.num_slots
         # Shards hold plays of equal length one after the other: a stride takes some of each.
         stride = max(1, sum(read_meta(path)[1] for path in shards) // PLAYED_FRAMES)

@@ -21,7 +21,10 @@ Likelihood = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Predicted:
-    """Logits of the heads at a batch's targets: (E, n_events), (U, codebook_size), (D, 3), (D, 2), float32."""
+    """Logits of the heads at a batch's targets, float32.
+
+    (E, n_events), (U, codebook_size + n_motions), (D, 3), (D, 2).
+    """
 
     event: Tensor
     code: Tensor
@@ -62,8 +65,8 @@ def predict(model: Transformer, batch: Batch, kv_noise: KVTransform | None = Non
     if model.pointer is not None:
         code = torch.cat(
             [
-                mixture(code[mine], sentinel, copied, codes)
-                for mine, sentinel, copied, codes in recollections(model, model.pointer, batch, read)
+                mixture(code[mine], sentinel, copied, codes, moves)
+                for mine, sentinel, copied, codes, moves in recollections(model, model.pointer, batch, read)
             ]
         )
     return Predicted(read.event, code, read.reward, read.done)
@@ -71,8 +74,8 @@ def predict(model: Transformer, batch: Batch, kv_noise: KVTransform | None = Non
 
 def measure(predicted: Predicted, batch: Batch) -> dict[str, Tensor]:
     """Return the mean cross-entropy (nats) of each head on a batch, and hit rates of event and code."""
-    heads = ("event", "code", "reward", "done")
-    targets = {name: torch.from_numpy(getattr(batch, name)) for name in heads}
+    heads = {"event": batch.event, "code": batch.choice, "reward": batch.reward, "done": batch.done}
+    targets = {name: torch.from_numpy(values) for name, values in heads.items()}
     figures = {name: F.cross_entropy(getattr(predicted, name), targets[name]) for name in heads}
     for name in ("event", "code"):
         figures[f"{name}_hit"] = (getattr(predicted, name).argmax(1) == targets[name]).float().mean()
@@ -103,13 +106,13 @@ def losses(
     Args: likelihood: what `torch.compile` makes of `vocabulary_likelihood`, or that itself.
     """
     read = _read(model, batch, kv_noise)
-    present, code = torch.from_numpy(batch.present), torch.from_numpy(batch.code)
+    present, code, motion = (torch.from_numpy(x) for x in (batch.present, batch.code, batch.motion))
     log_p = likelihood(read.query, model.code.weight, present, code)
     if model.pointer is not None:
         log_p = torch.cat(
             [
-                mixture_at(log_p[mine], sentinel, copied, codes, code[mine])
-                for mine, sentinel, copied, codes in recollections(model, model.pointer, batch, read)
+                mixture_at(log_p[mine], sentinel, copied, codes, moves, code[mine], motion[mine])
+                for mine, sentinel, copied, codes, moves in recollections(model, model.pointer, batch, read)
             ]
         )
     return {
@@ -122,11 +125,11 @@ def losses(
 
 def recollections(
     model: Transformer, pointer: Pointer, batch: Batch, read: _Read
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
     """Yield, sequence by sequence, in the order of `code_at`, what the tokens before its updates hold.
 
     Yields: which updates (U,) bool; the sentinel's scores (u,); the tokens' scores (u, S), -inf where there
-            is nothing to copy; the codes (S,) that they carry.
+            is nothing to copy; the codes (S,) that they carry; the motions' scores (u, n_motions).
     """
     rows, present = torch.from_numpy(batch.rows), torch.from_numpy(batch.present)
     size = rows.shape[1]
@@ -142,7 +145,7 @@ def recollections(
         earlier = torch.arange(size) < place[mine, None]
         copyable = carries[i] & earlier & (codes != present[mine, None])
         copied = scores(copy_query[mine], read.keys[i]).float().masked_fill(~copyable, -torch.inf)
-        yield mine, sentinel[mine], copied, codes
+        yield mine, sentinel[mine], copied, codes, model.motion_logits(read.query[mine])
 
 
 def foretold(model: Transformer, ballistics: Ballistics, batch: Batch, hidden: Tensor, keys: Tensor) -> Tensor:

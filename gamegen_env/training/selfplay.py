@@ -30,17 +30,18 @@ class SelfPlay:
 
     def __init__(
         self, config: ModelConfig, transformer: Transformer, share: float, *, num_slots: int = SLOTS,
-        seed: int = 0, temperature: float = 0.5, engine: str = "auto",
+        seed: int = 0, temperature: float = 0.5, engine: str = "auto", patches: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         """Set up an engine.
 
-        Args:   share: of the steps that the model plays, in runs of RUN; num_slots: clips encoded side by side.
+        Args:   share: of the steps that the model plays, in runs of RUN; num_slots: clips encoded side by side;
+                patches: as `Engine`.
         Raises: ValueError unless 0 < share < 1.
         """
         if not 0 < share < 1:
             raise ValueError(f"share: expected 0 < share < 1, got {share!r}")
         self.share, self.seed, self.num_slots = share, seed, num_slots
-        self.engine = make_engine(engine, config, transformer, num_slots, temperature=temperature)
+        self.engine = make_engine(engine, config, transformer, num_slots, temperature=temperature, patches=patches)
 
     def start(self, slots: np.ndarray, clips: np.ndarray, codes: np.ndarray) -> None:
         """Begin clips from their first maps (n, n_cells)."""

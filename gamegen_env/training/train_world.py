@@ -72,14 +72,14 @@ class Optimizers(torch.optim.Optimizer):
 
 
 def start_from(model: Transformer, source: Transformer, name: str) -> None:
-    """Give a model the weights of another one, which may lack the pointer and ballistic attention.
+    """Give a model the weights of another one, which may lack the pointer, ballistic attention and motions.
 
     Raises: ValueError if they differ in anything else.
     """
     weights, own = source.state_dict(), model.state_dict()
     differ = sorted(
         k for k in weights.keys() | own.keys()
-        if not k.startswith(("pointer.", "ballistics."))
+        if not k.startswith(("pointer.", "ballistics.", "motion_head."))
         and (k not in weights or k not in own or weights[k].shape != own[k].shape)
     )  # fmt: skip
     if differ:
@@ -140,6 +140,10 @@ def main(argv: list[str] | None = None) -> None:
         "--ballistics", action=argparse.BooleanOptionalAction, default=None, help="foretell cells from paths (preset)"
     )
     parser.add_argument(
+        "--motion", type=int, default=None, metavar="PIXELS",
+        help="let updates move the picture by up to so many pixels (preset)",
+    )  # fmt: skip
+    parser.add_argument(
         "--shared",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -199,7 +203,9 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = load_tokenizer(args.tokenizer)
     config = dataclasses.replace(PRESETS[args.preset], tokenizer=tokenizer.config)
     switches = {name: getattr(args, name) for name in ("pointer", "ballistics") if getattr(args, name) is not None}
-    config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, **switches))
+    stream = config.stream if args.motion is None else dataclasses.replace(config.stream, max_motion=args.motion)
+    transformer = dataclasses.replace(config.transformer, **switches)
+    config = dataclasses.replace(config, stream=stream, transformer=transformer)
     run = Run(args.out, {**vars(args), "processes": world, "model": dataclasses.asdict(config)})
     sequence = args.sequence or config.transformer.window
     games = args.games.split(",") if args.games else None

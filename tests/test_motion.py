@@ -1,0 +1,288 @@
+"""Updates that move the picture: their geometry by hand, the encoder's choice, and one result in every engine."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gamegen_env.canvas import Canvas
+from gamegen_env.codec import Stream, decode_stream, encode_clips
+from gamegen_env.config import ModelConfig, StreamConfig
+from gamegen_env.engine import _native
+from gamegen_env.engine.base import make_engine
+from gamegen_env.engine.cuda import CudaEngine
+from gamegen_env.engine.native import NativeEngine
+from gamegen_env.motion import Motions
+from gamegen_env.training.batches import Sampler
+from gamegen_env.training.objective import losses, predict
+from gamegen_env.transformer import Transformer
+from tests.conftest import random_model
+from tests.patch_table import PatchTable
+from tests.test_engines import ACTIONS, play, spell
+
+REACH = 3
+MOVING = ModelConfig(
+    stream=StreamConfig(max_motion=REACH),
+    transformer=dataclasses.replace(ModelConfig().transformer, pointer=True),
+)
+
+
+class Table(PatchTable):
+    """A stand-in that says, too, what its codes look like."""
+
+    def patches(self) -> np.ndarray:
+        return self.table[np.minimum(np.arange(8192), len(self.table) - 1)].reshape(-1, 4, 4, 3)
+
+
+@pytest.fixture(scope="module")
+def patches() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (64, 4, 4, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def small(small_map_config: ModelConfig) -> ModelConfig:
+    return dataclasses.replace(small_map_config, stream=dataclasses.replace(small_map_config.stream, max_motion=REACH))
+
+
+@pytest.fixture(scope="module")
+def model(small: ModelConfig) -> Transformer:
+    model = random_model(small, end_bias=2.0)[1]
+    assert model.motion_head is not None
+    with torch.no_grad():
+        model.motion_head.bias += 1  # so that about half of the updates move
+    return model
+
+
+@pytest.fixture(scope="module")
+def tile_map(small: ModelConfig) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 64, small.stream.n_cells)
+
+
+# --- geometry
+
+
+def test_what_moves_comes_from_where_the_motion_points_back_to(small: ModelConfig, patches: np.ndarray) -> None:
+    motions, size = Motions(small, patches), 4 * small.stream.map_cells
+    pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype(np.uint8)
+    for cell in (0, 7, 24):
+        for motion in (0, 5, 48):
+            dx, dy = motions.vectors[motion]
+            assert (dx, dy) == (motion % 7 - 3, motion // 7 - 3)
+            moved = motions.moved_pixels(pixels, np.array([1]), np.array([cell]), np.array([motion]))[0]
+            y, x = cell // 5 * 4, cell % 5 * 4
+            for i in range(4):
+                for j in range(4):
+                    assert (moved[i, j] == pixels[1, (y + i - dy) % size, (x + j - dx) % size]).all()
+
+
+def test_the_code_of_what_moved_looks_most_like_it(small: ModelConfig, patches: np.ndarray) -> None:
+    motions = Motions(small, patches)
+    rng = np.random.default_rng(2)
+    maps, cells, chosen = rng.integers(0, 64, (40, 25)), rng.integers(0, 25, 40), rng.integers(0, 49, 40)
+    codes = motions.moved_codes(maps, cells, chosen)
+    for tile_map, cell, motion, code in zip(maps, cells, chosen, codes, strict=True):
+        shown = patches[tile_map].reshape(5, 5, 4, 4, 3).swapaxes(1, 2).reshape(1, 20, 20, 3)
+        there = motions.moved_pixels(shown, np.array([0]), np.array([cell]), np.array([motion]))[0]
+        distance = np.square(patches.astype(int) - there).sum((1, 2, 3))
+        assert code == distance.argmin()
+
+
+def test_the_search_finds_the_motion_and_the_shortest_of_equals(small: ModelConfig, patches: np.ndarray) -> None:
+    motions = Motions(small, patches)
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, 256, (3, 20, 20, 3)).astype(np.uint8)
+    slots, cells = rng.integers(0, 3, 30), rng.integers(0, 25, 30)
+    chosen = rng.choice(np.delete(np.arange(49), motions.stay), 30)
+    wanted = motions.moved_pixels(pixels, slots, cells, chosen)
+    found, error = motions.search(pixels, slots, cells, wanted)
+    assert np.array_equal(found, chosen)
+    assert (error == 0).all()
+    flat = np.full((1, 20, 20, 3), 9, np.uint8)
+    found, _ = motions.search(flat, np.array([0]), np.array([12]), flat[:, :4, :4])
+    assert np.abs(motions.vectors[found[0]]).sum() == 1  # all are right; to stand still is none of them
+
+
+def test_patches_of_another_shape_are_refused(small: ModelConfig) -> None:
+    with pytest.raises(ValueError, match=r"patches: expected uint8 \(64, 4, 4, 3\), got float64 \(64, 4, 4, 3\)"):
+        Motions(small, np.zeros((64, 4, 4, 3)))
+
+
+# --- canvas and encoder
+
+
+def crossing(steps: int) -> np.ndarray:
+    """A textured sprite that no table of patches knows, on its way over plain ground; a mosaic holds the camera."""
+    rng = np.random.default_rng(9)
+    sprite = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    frames = np.full((steps + 1, 64, 64, 3), 40, np.uint8)
+    frames[:, 48:] = rng.integers(0, 256, (4, 16, 3)).astype(np.uint8).repeat(4, 0).repeat(4, 1)
+    for t in range(steps + 1):
+        frames[t, 20 + t : 28 + t, 10 + 2 * t : 18 + 2 * t] = sprite
+    return frames
+
+
+def encoded(config: ModelConfig, table: Table, frames: np.ndarray, error_rate: float = 0.0) -> Stream:
+    n = len(frames)
+    none = [np.zeros(n)]
+    return encode_clips(
+        [frames], [np.zeros(n, int)], none, [np.zeros(n, bool)], config, table, game="g", fingerprint="f",
+        error_rate=error_rate,
+    )  # fmt: skip
+
+
+def test_an_unknown_sprite_stays_sharp_where_it_may_move() -> None:
+    frames = crossing(12)
+    table = Table(np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8), 512)
+    table.table[0] = 40  # the ground
+    repaint = dataclasses.replace(MOVING, stream=StreamConfig())
+    errors = []
+    for config in (MOVING, repaint):
+        stream = encoded(config, table, frames)
+        shown = decode_stream(stream, 0, frames[0], config, table)
+        errors.append(np.square(shown[-1].astype(int) - frames[-1]).mean())
+    assert errors[0] == 0
+    assert errors[1] > 100
+    stream = encoded(MOVING, table, frames)
+    motions = Motions(MOVING, table.patches())
+    moved = stream.update_motion[stream.update_motion >= 0]
+    assert len(moved) > 30
+    # Ground that a corner of the sprite has left may come from anywhere near.
+    assert (motions.vectors[moved] == (2, 1)).all(1).mean() > 0.8
+
+
+def test_streams_of_motions_survive_the_disk_and_errors_on_purpose(tmp_path: Path) -> None:
+    frames = crossing(12)
+    table = Table(np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8), 512)
+    stream = encoded(MOVING, table, frames, error_rate=0.3)
+    assert (stream.update_motion >= 0).any()
+    spoilt = (stream.update_flag & 1) > 0
+    assert spoilt.any()
+    assert (stream.update_motion[spoilt] == -1).all()
+    stream.save(tmp_path / "s.safetensors")
+    loaded = Stream.load(tmp_path / "s.safetensors")
+    assert np.array_equal(loaded.update_motion, stream.update_motion)
+    stream.update_motion[0] = 49
+    stream.save(tmp_path / "s.safetensors")
+    with pytest.raises(ValueError, match=r"update_motion: expected 0\.\.48"):
+        Stream.load(tmp_path / "s.safetensors")
+
+
+def test_what_moved_away_is_restored_and_what_moved_is_not_remembered() -> None:
+    table = Table(np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8), 512)
+    canvas, slot = Canvas(MOVING, table, 1), np.array([0])
+    picture = np.random.default_rng(5).integers(0, 256, (1, 64, 64, 3)).astype(np.uint8)
+    canvas.reset(slot, picture)
+    before = canvas.codes[0].copy()
+    assert canvas.motions is not None
+    right = int((canvas.motions.vectors == (3, 0)).all(1).nonzero()[0][0])
+    canvas.apply(slot, np.zeros((1, 2), int), np.array([0, 1]), np.array([1]), np.array([7]), np.array([right]))
+    assert np.array_equal(canvas.view(slot)[0, :4, 4:8], picture[0, :4, 1:5])
+    assert not canvas.original[0, 1]
+    canvas.apply(slot, np.zeros((1, 2), int), np.array([0, 1]), np.array([1]), before[1:2], np.array([-1]))
+    assert np.array_equal(canvas.view(slot), picture)
+
+
+# --- engines
+
+
+def built(name: str, config: ModelConfig, model: Transformer, patches: np.ndarray, slots: int = 1, **options: object):
+    options = {"precision": "float32", **options}
+    return make_engine(name, config, model, slots, patches=patches, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_engines_move_alike(
+    small: ModelConfig, model: Transformer, patches: np.ndarray, tile_map: np.ndarray, temperature: float
+) -> None:
+    games = {}
+    for name in ("reference", "torch", "native"):
+        engine = built(name, small, model, patches, temperature=temperature)
+        engine.reset(0, tile_map, seed=3)
+        games[name] = play(engine, 0, ACTIONS[:30])
+    assert games["torch"] == games["reference"]
+    assert games["native"] == games["reference"]
+    moved = [m for step in games["reference"] for m in step[3]]
+    assert temperature == 0 or (any(m < 0 for m in moved) and any(m >= 0 for m in moved))
+
+
+def test_motions_depend_on_neither_batch_nor_drafts_nor_instruction_set(
+    small: ModelConfig, model: Transformer, patches: np.ndarray, tile_map: np.ndarray
+) -> None:
+    def games(slots: int, **options: object) -> list[tuple]:
+        engine = NativeEngine(small, model, slots, patches=patches, **options)  # type: ignore[arg-type]
+        engine.draft("always" if slots == 1 else "never")
+        for slot in range(slots):
+            engine.reset(slot, tile_map, seed=3 + slot)
+        batches = [engine.step(range(slots), [(7 * t) % 63] * slots) for t in range(30)]
+        return [spell(batch, 0) for batch in batches]
+
+    alone = games(1)
+    assert games(5, threads=2) == alone
+    for isa in _native.available_isas():
+        assert games(1, isa=isa) == alone
+
+
+def test_a_saved_game_moves_on(
+    small: ModelConfig, model: Transformer, patches: np.ndarray, tile_map: np.ndarray
+) -> None:
+    engine = built("native", small, model, patches, slots=2)
+    engine.reset(0, tile_map, seed=3)
+    play(engine, 0, ACTIONS[:10])
+    engine.load(1, engine.save(0))
+    assert play(engine, 0, ACTIONS[10:25]) == play(engine, 1, ACTIONS[10:25])
+
+
+def test_engines_say_what_they_need(small: ModelConfig, model: Transformer, patches: np.ndarray) -> None:
+    for name in ("reference", "torch", "native"):
+        with pytest.raises(ValueError, match="patches: expected what codes look like"):
+            make_engine(name, small, model, 1)
+    with pytest.raises(ValueError, match="models whose updates only repaint"):
+        CudaEngine(small, model, 1, patches=patches, emulate=True)
+    with pytest.raises(ValueError, match=r"max_motion: expected 0 without transformer\.pointer, got 3"):
+        dataclasses.replace(small, transformer=dataclasses.replace(small.transformer, pointer=False))
+    with pytest.raises(ValueError, match="max_motion: expected an integer >= 0, got -1"):
+        StreamConfig(max_motion=-1)
+
+
+# --- learning
+
+
+def test_motions_are_learned_for_sprites_that_no_code_knows() -> None:
+    """What moves keeps moving: seen of some sprites, true of others."""
+    config = dataclasses.replace(
+        MOVING,
+        transformer=dataclasses.replace(
+            MOVING.transformer, n_layers=2, d_model=64, n_heads=2, d_ff=128, window=700, pointer=True
+        ),
+    )
+    table = Table(np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8), 512)
+    table.table[0] = 40
+    frames = crossing(18)
+    stream = encoded(config, table, frames)
+    torch.manual_seed(0)
+    model = Transformer(config)
+    sampler = Sampler([stream], config, 600, 1, 0)
+    batch = sampler(0)
+    assert (batch.motion >= 0).any()
+    assert np.array_equal(batch.choice[batch.motion >= 0], 8192 + batch.motion[batch.motion >= 0])
+    formed = predict(model, batch)
+    choice = torch.from_numpy(batch.choice)
+    whole = torch.nn.functional.cross_entropy(formed.code, choice)
+    assert losses(model, batch)["code"].item() == pytest.approx(whole.item(), rel=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(60):
+        loss = losses(model, sampler(step))["code"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    other = frames.copy()
+    other[:, :48][frames[:, :48] != 40] = 255 - other[:, :48][frames[:, :48] != 40]  # another sprite
+    unseen = Sampler([encoded(config, table, other)], config, 600, 1, 1)(0)
+    moving = torch.from_numpy(unseen.motion >= 0)
+    with torch.inference_mode():
+        right = predict(model, unseen).code.argmax(1) == torch.from_numpy(unseen.choice)
+    assert right[moving].float().mean() > 0.8
