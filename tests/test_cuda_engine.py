@@ -32,16 +32,23 @@ def play_both(native: NativeEngine, cuda: CudaEngine, steps: int) -> None:
         assert same(cuda.save(slot), native.save(slot))
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.0])
-@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize(
+    ("slots", "temperature", "turns"), [(1, 1.0, "device"), (3, 0.0, "device"), (9, 1.0, "device"), (3, 1.0, "host")]
+)
 def test_emulated_engine_decodes_what_native_decodes(
-    simt: Any, small_map_config: ModelConfig, slots: int, temperature: float
+    simt: Any, small_map_config: ModelConfig, slots: int, temperature: float, turns: str, precision: str
 ) -> None:
-    """Many keyframes, a window that wraps, pointer and ballistics; warps in another order for every number of slots."""
+    """Many keyframes, a window that wraps, pointer and ballistics; warps in another order for every number of slots.
+
+    Few rows are multiplied by dp4a, those of nine slots and of a keyframe by tensor cores.
+    """
     simt.seed(slots)
     weights = random_model(small_map_config, end_bias=3.0)[1]
-    native = NativeEngine(small_map_config, weights, slots, threads=1, temperature=temperature)
-    cuda = CudaEngine(small_map_config, weights, slots, temperature=temperature, emulate=True)
+    native = NativeEngine(small_map_config, weights, slots, threads=1, temperature=temperature, precision=precision)
+    cuda = CudaEngine(
+        small_map_config, weights, slots, temperature=temperature, precision=precision, turns=turns, emulate=True
+    )
     tile_map = np.random.default_rng(0).integers(0, 64, small_map_config.stream.n_cells)
     for engine in (native, cuda):
         for slot in range(slots):

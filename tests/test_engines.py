@@ -258,7 +258,7 @@ def test_make_engine_refuses_unknown_names_and_options(small_map_config: ModelCo
         ("auto", {"device": "gpu"}, "device: expected 'cpu', 'cuda', 'cuda:0' or 'auto', got 'gpu'"),
         ("auto", {"device": "cuda:1"}, "or 'auto', got 'cuda:1'; CUDA_VISIBLE_DEVICES chooses among GPUs"),
         ("cuda", {}, "engine 'cuda' runs on 'cuda' only, got 'cpu', the default"),
-        ("cuda", {"device": "cuda", "precision": "int4"}, "engine 'cuda' computes in int8 only, got 'int4'"),
+        ("cuda", {"device": "cuda", "precision": "float32"}, "engine 'cuda' has int8 and int4, got 'float32'"),
         ("cuda", {"device": "cuda", "threads": 2}, "threads: engine 'cuda' uses none of the host's, got 2"),
         ("cuda", {"device": "cuda", "kv_bits": 16}, "kv_bits: engine 'cuda' has a 4-bit cache only, got 16"),
         ("torch", {"temperature": -1}, "temperature: expected"),

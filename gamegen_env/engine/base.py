@@ -360,10 +360,11 @@ def _on_gpu(
 ) -> Engine:  # fmt: skip
     from gamegen_env.engine.cuda import CudaEngine
 
-    if precision not in ("auto", "int8"):
-        raise ValueError(f"precision: engine 'cuda' computes in int8 only, got {precision!r}")
     if threads is not None:
         raise ValueError(f"threads: engine 'cuda' uses none of the host's, got {threads!r}")
-    engine = CudaEngine(config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits, patches=patches)
+    chosen = "int8" if precision == "auto" else precision
+    engine = CudaEngine(
+        config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits, precision=chosen, patches=patches
+    )
     _log.info("playing on a GPU")
     return engine

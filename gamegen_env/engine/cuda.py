@@ -1,7 +1,8 @@
 """The `cuda` engine: the token loop of `native` on a GPU (`kernels/cuda/`), and the same sources emulated on the host.
 
-Arithmetic is 8-bit with the 4-bit cache, as `native` in precision "int8", whose tokens and states it has. The emulation
-is for tests: it runs each GPU thread as a fiber and looks for races, thousands of times slower than a GPU.
+Arithmetic is that of `native` in precision "int8" or "int4" with the 4-bit cache, to the bit. A step
+is one CUDA graph: the token loop turns on the GPU, and the host reads what became of it. The emulation is for tests: it
+runs each GPU thread as a fiber and looks for races, thousands of times slower than a GPU.
 """
 
 from __future__ import annotations
@@ -59,17 +60,23 @@ class CudaEngine(NativeEngine):
         *,
         temperature: float = 1.0,
         kv_bits: int = 4,
+        precision: str = "int8",
+        turns: str = "auto",
         emulate: bool = False,
         patches: np.ndarray | None = None,
     ) -> None:
         """Move the weights to the GPU and allocate every slot.
 
-        Args:   as `Engine`, kv_bits 4 only; emulate: run on the host instead.
+        Args:   as `Engine`, kv_bits 4 only; precision: "int8" or "int4"; turns: who turns the token loop, "device" (a
+                loop inside the graph, CUDA 12.4), "host" (eight passes per launch), or "auto", the device where it
+                can; emulate: run on the host instead.
         Raises: ValueError on values outside these; ImportError where the module was not built; RuntimeError naming
                 what is missing, driver, GPU or memory.
         """
         if kv_bits != 4:
             raise ValueError(f"kv_bits: engine 'cuda' has a 4-bit cache only, got {kv_bits!r}")
+        if precision not in ("int8", "int4"):
+            raise ValueError(f"precision: engine 'cuda' has int8 and int4, got {precision!r}")
         if config.stream.max_motion:
             raise ValueError(
                 "device: engine 'cuda' decodes models whose updates only repaint (max_motion 0), "
@@ -78,8 +85,10 @@ class CudaEngine(NativeEngine):
         super(NativeEngine, self).__init__(
             config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits, patches=patches
         )
-        self.precision, self.emulated = "int8", emulate
-        self._engine = library(emulate).Engine(*self._described(transformer), num_slots, float(temperature))
+        self.precision, self.emulated = precision, emulate
+        self._engine = library(emulate).Engine(
+            *self._described(transformer), num_slots, float(temperature), precision, turns
+        )
 
     # A whole step at a time: what was sent is decoded when it is asked for.
     _send, _recv = Engine._send, Engine._recv

@@ -1,4 +1,4 @@
-// Attention over the 4-bit ring and the staged tokens of the step: scores, softmax, mix. One block per row and head.
+// Attention over the 4-bit ring and the staged tokens of the step: scores, softmax, mix.
 #pragma once
 #include "linear.cuh"
 
@@ -38,12 +38,8 @@ DEVICE View4 see(const View& w, const PassRow& r, int layer_head, int64_t positi
     return s;
 }
 
-// A query as signed bytes in the threads that score: dimensions 4 i .. 4 i + 3 in quads[i].
-struct ByteQuery {
-    int quads[16];
-    float scale, sum;
-};
-// From one half warp to the block: bytes, then scale and sum, through shared memory.
+// A query as signed bytes, dimensions 4 i .. 4 i + 3 in word i, its scale and its sum: number `at`, from one half warp to the
+// block.
 DEVICE void put_query(const Head& h, SHARED_ARRAY(int, quads), SHARED_ARRAY(float, numbers), int at, bool write) {
     float top = 0, sum = h.v[0];
     for (int j = 0; j < 4; ++j) top = top > fabs_of(h.v[j]) ? top : fabs_of(h.v[j]);
@@ -65,50 +61,74 @@ DEVICE void put_query(const Head& h, SHARED_ARRAY(int, quads), SHARED_ARRAY(floa
         numbers[at * 2 + 1] = sum;
     }
 }
-DEVICE ByteQuery get_query(SHARED_ARRAY(int, quads), SHARED_ARRAY(float, numbers), int at) {
-    ByteQuery q;
-    for (int i = 0; i < 16; ++i) q.quads[i] = quads[at * 16 + i];
-    q.scale = numbers[at * 2];
-    q.sum = numbers[at * 2 + 1];
-    return q;
+DEVICE float key_score(int sum, float scale, float total, const View4& s, int at) {
+    const float raw = static_cast<float>(sum) * scale;
+    return fmaf(raw, half_to_float(s.k_scale[at]), total * half_to_float(s.k_minimum[at]));
 }
-DEVICE float score_place(const ByteQuery& q, const View4& s, int at) {
+// The score of one place, by one thread.
+DEVICE float score_place(SHARED_ARRAY(int, quads), SHARED_ARRAY(float, numbers), const View4& s, int at) {
     const auto* k = reinterpret_cast<const int*>(s.k + at / 16 * 512 + at % 16 * 4);
     int sum = 0;
     for (int i = 0; i < 8; ++i) {
         const int both = k[16 * i];
-        sum = dp4a(both & 0x0F0F0F0F, q.quads[i], sum);
-        sum = dp4a(both >> 4 & 0x0F0F0F0F, q.quads[8 + i], sum);
+        sum = dp4a(both & 0x0F0F0F0F, quads[i], sum);
+        sum = dp4a(both >> 4 & 0x0F0F0F0F, quads[8 + i], sum);
     }
-    const float raw = static_cast<float>(sum) * q.scale;
-    return fmaf(raw, half_to_float(s.k_scale[at]), q.sum * half_to_float(s.k_minimum[at]));
+    return key_score(sum, numbers[0], numbers[1], s, at);
 }
 DEVICE bool hidden_place(const View4& s, int at) { return (at + s.window - s.hidden_from) % s.window < s.hidden; }
-DEVICE float dot_staged(const Head& h, const uint16_t* key) {
-    float sum = h.v[0] * half_to_float(key[lane16()]);
-    for (int j = 1; j < 4; ++j) sum = fmaf(h.v[j], half_to_float(key[lane16() + 16 * j]), sum);
+DEVICE float dot_heads(const Head& a, const Head& b) {
+    float sum = a.v[0] * b.v[0];
+    for (int j = 1; j < 4; ++j) sum = fmaf(a.v[j], b.v[j], sum);
     return sum16(sum);
 }
-// logits (s.width()) of one head, by the whole block. `head`: the query in every half warp.
-DEVICE void scores(const Head& head, const ByteQuery& q, const View4& s, float* logits) {
+// logits (G, s.width()), rows `stride` apart, of G heads that share their keys, by the whole block: a thread takes four
+// places at a time, 16 bytes to a load. `heads`: the queries in every half warp, and as bytes in `quads` and `numbers`.
+template <int G>
+DEVICE void scores(const Head (&heads)[G], SHARED_ARRAY(int, quads), SHARED_ARRAY(float, numbers), const View4& s, float* logits, int stride) {
     const int thread = static_cast<int>(thread_index()), threads = static_cast<int>(block_size());
-    for (int at = thread; at < s.ring; at += threads)
-        logits[at] = at < s.places && !hidden_place(s, at) ? score_place(q, s, at) : LOWEST;
+    for (int four = 4 * thread; four < s.ring; four += 4 * threads) {
+        int sums[G][4] = {};
+        const uint8_t* k = s.k + four / 16 * 512 + four % 16 * 4;
+        for (int i = 0; i < 8; ++i) {
+            const Quad both = load16(k + 64 * i);
+            for (int g = 0; g < G; ++g) {
+                const int low = quads[g * 16 + i], high = quads[g * 16 + 8 + i];
+                for (int t = 0; t < 4; ++t) {
+                    sums[g][t] = dp4a(static_cast<int>(both.v[t] & 0x0F0F0F0Fu), low, sums[g][t]);
+                    sums[g][t] = dp4a(static_cast<int>(both.v[t] >> 4 & 0x0F0F0F0Fu), high, sums[g][t]);
+                }
+            }
+        }
+        for (int t = 0; t < 4; ++t) {
+            const int at = four + t;
+            const bool seen = at < s.places && !hidden_place(s, at);
+            for (int g = 0; g < G; ++g) logits[g * stride + at] = seen ? key_score(sums[g][t], numbers[2 * g], numbers[2 * g + 1], s, at) : LOWEST;
+        }
+    }
     const int first = thread / 16, groups = threads / 16;
     for (int base = 0; base < s.n_staged; base += groups) {
         const int i = base + first, valid = i < s.n_staged;
-        const float dot = dot_staged(head, s.staged + static_cast<size_t>(valid ? i : 0) * s.staged_stride);
-        if (valid && lane16() == 0) logits[s.ring + i] = dot;
+        const Head key = load_staged(s.staged + static_cast<size_t>(valid ? i : 0) * s.staged_stride);
+        for (int g = 0; g < G; ++g) {
+            const float dot = dot_heads(heads[g], key);
+            if (valid && lane16() == 0) logits[g * stride + s.ring + i] = dot;
+        }
     }
-    for (int at = s.ring + s.n_staged + thread; at < s.width(); at += threads) logits[at] = LOWEST;
+    for (int at = s.ring + s.n_staged + thread; at < s.width(); at += threads)
+        for (int g = 0; g < G; ++g) logits[g * stride + at] = LOWEST;
 }
 
-// Over the block: the largest of everyone's numbers, known to everyone. `box`: one float per warp.
-DEVICE float block_largest(float x, SHARED_ARRAY(float, box)) {
+DEVICE float warp_largest(float x) {
     for (int h = 16; h; h /= 2) {
         const float other = shuffle_xor(x, h);
         x = x > other ? x : other;
     }
+    return x;
+}
+// Over the block: the largest of everyone's numbers, known to everyone. `box`: one float per warp.
+DEVICE float block_largest(float x, SHARED_ARRAY(float, box)) {
+    x = warp_largest(x);
     block_sync();
     if (thread_index() % 32 == 0) box[thread_index() / 32] = x;
     block_sync();
@@ -135,7 +155,34 @@ DEVICE float block_exponentials(float* x, int n, float maximum, SHARED_ARRAY(flo
     return box[0];
 }
 
-// Heads of a row: norm, turn, stage. Blocks of a multiple of 32, half a warp per head.
+// A staged key (which = 0) or value (1), in half a warp, to its ring place; quantise4 of kv4.h.
+DEVICE void put4(const View& w, int slot, int layer_head, int which, const Head& h, int place, bool write) {
+    const float low = first_least(h, 1.0f), high = -first_least(h, -1.0f);
+    const uint16_t half_minimum = float_to_half(low);
+    const float minimum = half_to_float(half_minimum);
+    const uint16_t half_scale = float_to_half((high - minimum) / 15.0f);
+    const float smallest_normal = 6.103515625e-5f, scale = half_to_float(half_scale), step = scale > smallest_normal ? scale : smallest_normal;
+    if (!write) return;
+    unsigned levels[4];
+    for (int j = 0; j < 4; ++j) {
+        const float q = nearbyintf((h.v[j] - minimum) / step);
+        levels[j] = static_cast<unsigned>(q < 0 ? 0 : q > 15 ? 15 : q);
+    }
+    const size_t at = static_cast<size_t>(slot) * w.layer_heads + layer_head;
+    uint8_t* to = (which ? w.v : w.k) + at * w.places * 32;
+    for (int j = 0; j < 2; ++j) {
+        const int i = lane16() + 16 * j;
+        to[which ? place / 4 * 128 + i * 4 + place % 4 : place / 16 * 512 + i / 4 * 64 + place % 16 * 4 + i % 4] =
+            static_cast<uint8_t>(levels[j] | levels[j + 2] << 4);
+    }
+    if (lane16()) return;
+    uint16_t* scales = w.scales + (at * 4 + 2 * which) * w.places;
+    scales[place] = half_scale;
+    scales[w.places + place] = half_minimum;
+}
+
+// Heads of a row: norm, turn, stage; END of a finished step goes on into the ring. Blocks of a multiple of 32, half a warp
+// per head.
 KERNEL turn_heads(View w, const float* q_norm, const float* k_norm, int layer, int width) {
     const int row = static_cast<int>(block_index());
     if (row >= *w.n_rows) return;
@@ -149,106 +196,123 @@ KERNEL turn_heads(View w, const float* q_norm, const float* k_norm, int layer, i
     norm_head(turned, head < n_heads ? q_norm : k_norm);
     place_head(turned, w.turn + row * 64);
     hadamard(h);
+    const bool query = head < n_heads, value = head >= n_heads + n_kv;
+    const int layer_head = layer * n_kv + (query ? 0 : (head - n_heads) % n_kv);
+    Head staged;
+    for (int j = 0; j < 4; ++j) staged.v[j] = half_to_float(float_to_half(value ? h.v[j] : turned.v[j]));
     if (wanted < n_heads) {
         for (int j = 0; j < 4; ++j) at[lane16() + 16 * j] = turned.v[j] * 0.125f;
     } else if (wanted < all) {
-        const bool value = head >= n_heads + n_kv;
-        uint16_t* to = staged_at(w, r.slot, r.stage, r.index, layer * n_kv + (head - n_heads) % n_kv) + (value ? 64 : 0);
-        for (int j = 0; j < 4; ++j) to[lane16() + 16 * j] = float_to_half(value ? h.v[j] : turned.v[j]);
+        uint16_t* to = staged_at(w, r.slot, r.stage, r.index, layer_head) + (value ? 64 : 0);
+        for (int j = 0; j < 4; ++j) to[lane16() + 16 * j] = float_to_half(staged.v[j]);
     }
-}
-// A staged key (which = 0) or value (1) to its ring place.
-DEVICE void put4(const View& w, int slot, int layer_head, int which, const uint16_t* from, int place) {
-    float values[64];
-    for (int i = 0; i < 64; ++i) values[i] = half_to_float(from[which * 64 + i]);
-    const Group4 g = quantise4(values);
-    const size_t at = static_cast<size_t>(slot) * w.layer_heads + layer_head;
-    uint8_t* to = (which ? w.v : w.k) + at * w.places * 32;
-    for (int i = 0; i < 32; ++i)
-        to[which ? place / 4 * 128 + i * 4 + place % 4 : place / 16 * 512 + i / 4 * 64 + place % 16 * 4 + i % 4] = g.nibbles[i];
-    uint16_t* scales = w.scales + (at * 4 + 2 * which) * w.places;
-    scales[place] = g.scale;
-    scales[w.places + place] = g.minimum;
-}
-// END of a finished step goes into the ring as it is computed, one layer at a time. 2 * n_kv_heads threads.
-KERNEL commit_ends(View w, int layer) {
-    const int row = static_cast<int>(block_index()), n_kv = static_cast<int>(w.config.n_kv_heads);
-    if (row >= *w.n_rows || !w.rows[row].commit) return;
-    const PassRow& r = w.rows[row];
-    const int layer_head = layer * n_kv + static_cast<int>(thread_index()) / 2;
-    put4(w, r.slot, layer_head, static_cast<int>(thread_index()) % 2, staged_at(w, r.slot, r.stage, r.index, layer_head),
-         static_cast<int>(r.position % static_cast<int64_t>(w.config.window)));
+    if (r.commit)
+        put4(w, r.slot, layer_head, value, staged, static_cast<int>(r.position % static_cast<int64_t>(w.config.window)), !query && wanted < all);
 }
 
-// Grid (rows, n_heads).
-KERNEL attend(View w, int layer, int width) {
-    const int row = static_cast<int>(block_index()), h = static_cast<int>(block_row());
+// G heads that share keys and values: 16 bytes of either serve all of them. Grid (rows, n_heads / G).
+//
+// The window is split over the block's threads. What is added as floats is added in the native engine's order: exponentials
+// and minima in sixteen lanes, values as integers over 64 places, then 64 by 64, then the staged tokens.
+template <int G> KERNEL attend(View w, int layer, int width) {
+    const int row = static_cast<int>(block_index()), first = static_cast<int>(block_row()) * G;
     if (row >= *w.n_rows) return;
-    SHARED(int, quads, 16);
-    SHARED(float, numbers, 2);
+    constexpr int EACH = ATTEND_THREADS / G;  // threads per head, where each has one
+    SHARED(int, quads, G * 16);
+    SHARED(float, numbers, G * 2);
     SHARED(float, box, ATTEND_THREADS / 32);
-    SHARED(float, offset, 1);
-    SHARED(float, mixed, 64);
-    const int n_heads = static_cast<int>(w.config.n_heads), kv = h / (n_heads / static_cast<int>(w.config.n_kv_heads));
-    const int thread = static_cast<int>(thread_index()), lane = thread % 32;
-    const View4 s = see(w, w.rows[row], layer * static_cast<int>(w.config.n_kv_heads) + kv, w.rows[row].position);
-    const Head query = load_head(w.heads + row * width + h * 64);
-    put_query(query, quads, numbers, 0, thread < 16);
-    block_sync();
-    float* logits = w.logits + (static_cast<size_t>(row) * (n_heads + 1) + h) * w.logits_width;
-    scores(query, get_query(quads, numbers, 0), s, logits);
-    block_sync();
-    const float top = block_maximum(logits, s.width(), box);
-    const float total = block_exponentials(logits, s.width(), top, box);
-    // 64 places share a scale and become bytes: a warp each.
-    const size_t at = static_cast<size_t>(row) * n_heads + h;
-    int* partial = w.partial + at * w.places;
-    float* tops = w.tops + at * (w.places / 64);
-    for (int b = thread / 32; b < s.ring / 64; b += ATTEND_THREADS / 32) {
-        const float first = logits[b * 64 + lane] * half_to_float(s.v_scale[b * 64 + lane]),
-                    second = logits[b * 64 + 32 + lane] * half_to_float(s.v_scale[b * 64 + 32 + lane]);
-        float largest = first > second ? first : second;
-        for (int x = 16; x; x /= 2) {
-            const float other = shuffle_xor(largest, x);
-            largest = largest > other ? largest : other;
-        }
-        const float by = largest > FAINT ? 127.0f / largest : 0.0f;
-        const int bytes[2] = {static_cast<int>(nearbyintf(first * by)), static_cast<int>(nearbyintf(second * by))};
-        int low = 0, high = 0;
-        for (int four = 0; four < 16; ++four) {
-            unsigned weights = 0;
-            for (int t = 0; t < 4; ++t)
-                weights |= (static_cast<unsigned>(shuffle(bytes[four / 8], four % 8 * 4 + t)) & 255u) << 8 * t;
-            const int both = reinterpret_cast<const int*>(s.v + (b * 16 + four) * 128)[lane];
-            low = dp4a(both & 0x0F0F0F0F, static_cast<int>(weights), low);
-            high = dp4a(both >> 4 & 0x0F0F0F0F, static_cast<int>(weights), high);
-        }
-        partial[b * 64 + lane] = low;
-        partial[b * 64 + 32 + lane] = high;
-        if (lane == 0) tops[b] = largest;
+    SHARED(float, totals, G);
+    SHARED(float, offsets, G);
+    SHARED(float, mixed, G * 64);
+    const int n_heads = static_cast<int>(w.config.n_heads), n_kv = static_cast<int>(w.config.n_kv_heads), kv = first / (n_heads / n_kv);
+    const int thread = static_cast<int>(thread_index()), lane = thread % 32, own = thread / EACH;
+    const View4 s = see(w, w.rows[row], layer * n_kv + kv, w.rows[row].position);
+    Head queries[G];
+    for (int g = 0; g < G; ++g) {
+        queries[g] = load_head(w.heads + row * width + (first + g) * 64);
+        put_query(queries[g], quads, numbers, g, thread < 16);
     }
-    if (thread < 32) {
-        float sum = 0;
-        for (int i = lane16(); i < s.ring; i += 16) sum = fmaf(logits[i], half_to_float(s.v_minimum[i]), sum);
+    block_sync();
+    float* logits = w.logits + (static_cast<size_t>(row) * (n_heads + 1) + first) * w.logits_width;
+    scores<G>(queries, quads, numbers, s, logits, w.logits_width);
+    block_sync();
+    // Softmax, a head each.
+    float* mine = logits + own * w.logits_width;
+    float top = LOWEST;
+    for (int i = thread % EACH; i < s.width(); i += EACH) top = top > mine[i] ? top : mine[i];
+    top = warp_largest(top);
+    if (lane == 0) box[thread / 32] = top;
+    block_sync();
+    for (int i = own * EACH / 32; i < (own + 1) * EACH / 32; ++i) top = top > box[i] ? top : static_cast<float>(box[i]);
+    for (int i = thread % EACH; i < s.width(); i += EACH) mine[i] = exp_or_zero(mine[i] - top);
+    block_sync();
+    if (thread % EACH < 32) {
+        float sum = 0, offset = 0;
+        for (int i = lane16(); i < s.width(); i += 16) sum = sum + mine[i];
+        for (int i = lane16(); i < s.ring; i += 16) offset = fmaf(mine[i], half_to_float(s.v_minimum[i]), offset);
         sum = sum16(sum);
-        if (thread == 0) offset[0] = sum;
+        offset = sum16(offset);
+        if (thread % EACH == 0) {
+            totals[own] = sum;
+            offsets[own] = offset;
+        }
+    }
+    // 64 places share a scale and become bytes, in the order of the values: a warp each.
+    const int blocks = s.ring / 64, most = w.places / 64;
+    const size_t at = static_cast<size_t>(row) * n_heads + first;
+    for (int b = thread / 32; b < blocks * G; b += ATTEND_THREADS / 32) {
+        const int g = b / blocks, places = b % blocks * 64;
+        const float* weight = logits + g * w.logits_width + places;
+        const float low = weight[lane] * half_to_float(s.v_scale[places + lane]), high = weight[32 + lane] * half_to_float(s.v_scale[places + 32 + lane]);
+        const float largest = warp_largest(low > high ? low : high), by = largest > FAINT ? 127.0f / largest : 0.0f;
+        int8_t* bytes = w.weights + (at + g) * w.places + places;
+        bytes[lane] = static_cast<int8_t>(nearbyintf(low * by));
+        bytes[32 + lane] = static_cast<int8_t>(nearbyintf(high * by));
+        if (lane == 0) w.tops[(at + g) * most + places / 64] = largest;
     }
     block_sync();
-    if (thread < 64) {
+    // Eight threads to 64 places: four bytes of the group, that is eight dimensions, each.
+    for (int b = thread / 8; b < blocks; b += ATTEND_THREADS / 8) {
+        const int column = thread % 8 * 4;
+        int low[G][4] = {}, high[G][4] = {};
+        for (int four = 0; four < 16; ++four) {
+            const Quad both = load16(s.v + (b * 16 + four) * 128 + column * 4);
+            for (int g = 0; g < G; ++g) {
+                const int weights = reinterpret_cast<const int*>(w.weights + (at + g) * w.places)[b * 16 + four];
+                for (int i = 0; i < 4; ++i) {
+                    low[g][i] = dp4a(static_cast<int>(both.v[i] & 0x0F0F0F0Fu), weights, low[g][i]);
+                    high[g][i] = dp4a(static_cast<int>(both.v[i] >> 4 & 0x0F0F0F0Fu), weights, high[g][i]);
+                }
+            }
+        }
+        for (int g = 0; g < G; ++g)
+            for (int i = 0; i < 4; ++i) {
+                int* to = w.partial + ((at + g) * most + b) * 64 + column + i;
+                to[0] = low[g][i];
+                to[32] = high[g][i];
+            }
+    }
+    block_sync();
+    for (int i = thread; i < G * 64; i += ATTEND_THREADS) {
+        const int g = i / 64, dimension = i % 64;
+        const int* partial = w.partial + (at + g) * most * 64 + dimension;
+        const float *tops = w.tops + (at + g) * most, *weights = logits + g * w.logits_width + s.ring;
         float sum = 0;
-        for (int b = 0; b < s.ring / 64; ++b) sum = fmaf(static_cast<float>(partial[b * 64 + thread]), tops[b] / 127.0f, sum);
-        sum = sum + offset[0];
-        for (int i = 0; i < s.n_staged; ++i)
-            sum = fmaf(half_to_float(s.staged[static_cast<size_t>(i) * s.staged_stride + 64 + thread]), logits[s.ring + i], sum);
-        mixed[thread] = sum * (1.0f / total);
+        for (int b = 0; b < blocks; ++b) sum = fmaf(static_cast<float>(partial[b * 64]), tops[b] / 127.0f, sum);
+        sum = sum + offsets[g];
+        for (int t = 0; t < s.n_staged; ++t)
+            sum = fmaf(half_to_float(s.staged[static_cast<size_t>(t) * s.staged_stride + 64 + dimension]), weights[t], sum);
+        mixed[i] = sum * (1.0f / totals[g]);
     }
     block_sync();
     if (thread >= 32) return;
-    Head out;
-    for (int j = 0; j < 4; ++j) out.v[j] = mixed[lane16() + 16 * j];
-    hadamard(out);
-    if (thread < 16)
-        for (int j = 0; j < 4; ++j) w.attended[(row * n_heads + h) * 64 + lane16() + 16 * j] = out.v[j];
+    for (int g = 0; g < G; ++g) {
+        Head out;
+        for (int j = 0; j < 4; ++j) out.v[j] = mixed[g * 64 + lane16() + 16 * j];
+        hadamard(out);
+        if (thread < 16)
+            for (int j = 0; j < 4; ++j) w.attended[(row * n_heads + first + g) * 64 + lane16() + 16 * j] = out.v[j];
+    }
 }
 
 }  // namespace gamegen::cuda

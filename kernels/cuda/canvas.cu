@@ -16,7 +16,8 @@ LinearView upload(Memory& memory, const Linear& m) {
 
 struct Canvas::Parts {
     CanvasShape shape;
-    Memory memory;
+    Stream stream;
+    Memory memory{stream};
     CanvasView v{};
     int32_t* step = nullptr;   // slots, scrolls, ptr, then cells and codes
     std::vector<int32_t> numbers;
@@ -79,11 +80,11 @@ struct Canvas::Parts {
         v.ptr = add(ptr);
         v.cells = add(cells);
         v.new_codes = add(codes);
-        Memory::put(step, numbers.data(), numbers.size());
+        memory.put(step, numbers.data(), numbers.size());
     }
     // Whoever reads the observations, on whatever stream, finds them drawn.
     void draw(size_t slots) {
-        LAUNCH(Stream{}, observe, dim3(static_cast<unsigned>(slots), static_cast<unsigned>(v.frame)), PAINT_THREADS, v);
+        LAUNCH(stream, observe, dim3(static_cast<unsigned>(slots), static_cast<unsigned>(v.frame)), PAINT_THREADS, v);
         wait_for_device();
     }
 };
@@ -104,22 +105,22 @@ void Canvas::apply(const std::vector<int32_t>& slots, const std::vector<int32_t>
     Parts& p = *parts_;
     if (slots.empty()) return;
     p.send(slots, scrolls, ptr, cells, codes);
-    LAUNCH(Stream{}, renew, static_cast<unsigned>(slots.size()), PAINT_THREADS, p.v);
-    if (!cells.empty()) LAUNCH(Stream{}, repaint, static_cast<unsigned>(cells.size()), PAINT_THREADS, p.v);
+    LAUNCH(p.stream, renew, static_cast<unsigned>(slots.size()), PAINT_THREADS, p.v);
+    if (!cells.empty()) LAUNCH(p.stream, repaint, static_cast<unsigned>(cells.size()), PAINT_THREADS, p.v);
     p.draw(slots.size());
 }
 
 CanvasState Canvas::save(size_t slot) const {
     CanvasState state;
-    parts_->each(slot, state, [](const auto* device, auto& host, size_t n) {
+    parts_->each(slot, state, [this](const auto* device, auto& host, size_t n) {
         host.resize(n);
-        Memory::get(host.data(), device, n);
+        parts_->memory.get(host.data(), device, n);
     });
     return state;
 }
 
 void Canvas::load(size_t slot, const CanvasState& state) {
-    parts_->each(slot, state, [](auto* device, const auto& host, size_t n) { Memory::put(device, host.data(), n); });
+    parts_->each(slot, state, [this](auto* device, const auto& host, size_t n) { parts_->memory.put(device, host.data(), n); });
     parts_->send({static_cast<int32_t>(slot)}, {0, 0}, {0, 0}, {}, {});
     parts_->draw(1);
 }
@@ -130,7 +131,7 @@ std::vector<uint8_t> Canvas::view(const std::vector<int32_t>& slots) const {
     for (size_t i = 0; i < n;) {  // neighbouring slots in one copy
         size_t stop = i + 1;
         while (stop < n && slots[stop] == slots[i] + static_cast<int32_t>(stop - i)) ++stop;
-        Memory::get(frames.data() + i * bytes, observations() + static_cast<size_t>(slots[i]) * bytes, (stop - i) * bytes);
+        parts_->memory.get(frames.data() + i * bytes, observations() + static_cast<size_t>(slots[i]) * bytes, (stop - i) * bytes);
         i = stop;
     }
     return frames;

@@ -46,12 +46,13 @@ std::pair<std::vector<float>, std::vector<float>> evaluated(const std::string& f
     if (found == functions().end() || x.size() != y.size()) throw std::invalid_argument("function: expected a known one and as many y as x, got " + function);
     const int which = static_cast<int>(found - functions().begin());
     need_device();
-    Memory memory;
+    const Stream stream;
+    Memory memory(stream);
     const size_t n = x.size();
     float* out = memory.zeros<float>(n);
-    LAUNCH(Stream{}, evaluate, blocks_for(n), EVALUATE_THREADS, which, memory.copy(x), memory.copy(y), out, static_cast<int>(n));
+    LAUNCH(stream, evaluate, blocks_for(n), EVALUATE_THREADS, which, memory.copy(x), memory.copy(y), out, static_cast<int>(n));
     std::vector<float> device(n), host(n);
-    Memory::get(device.data(), out, n);
+    memory.get(device.data(), out, n);
     for (size_t i = 0; i < n; ++i) host[i] = value_of(which, x[i], y[i]);
     return {device, host};
 }
@@ -59,11 +60,12 @@ std::pair<std::vector<float>, std::vector<float>> evaluated(const std::string& f
 std::pair<std::vector<Group4>, std::vector<Group4>> quantised(const std::vector<uint16_t>& halves) {
     const size_t n = halves.size() / 64;
     need_device();
-    Memory memory;
+    const Stream stream;
+    Memory memory(stream);
     Group4* out = memory.zeros<Group4>(n);
-    LAUNCH(Stream{}, quantise_groups, blocks_for(n), EVALUATE_THREADS, memory.copy(halves), out, static_cast<int>(n));
+    LAUNCH(stream, quantise_groups, blocks_for(n), EVALUATE_THREADS, memory.copy(halves), out, static_cast<int>(n));
     std::vector<Group4> device(n), host(n);
-    Memory::get(device.data(), out, n);
+    memory.get(device.data(), out, n);
     for (size_t i = 0; i < n; ++i) {
         std::array<float, 64> values;
         for (size_t j = 0; j < 64; ++j) values[j] = half_to_float(halves[i * 64 + j]);
@@ -74,21 +76,23 @@ std::pair<std::vector<Group4>, std::vector<Group4>> quantised(const std::vector<
 
 std::vector<int> exchanged(const std::vector<int>& x) {
     need_device();
-    Memory memory;
+    const Stream stream;
+    Memory memory(stream);
     std::vector<int> result(9 * 32);
     int* out = memory.zeros<int>(result.size());
-    LAUNCH(Stream{}, exchange, 1, 32, memory.copy(x), out);
-    Memory::get(result.data(), out, result.size());
+    LAUNCH(stream, exchange, 1, 32, memory.copy(x), out);
+    memory.get(result.data(), out, result.size());
     return result;
 }
 
 std::vector<int> multiplied(const std::vector<int>& a, const std::vector<int>& b) {
     need_device();
-    Memory memory;
+    const Stream stream;
+    Memory memory(stream);
     std::vector<int> result(16 * 8);
     int* out = memory.zeros<int>(result.size());
-    LAUNCH(Stream{}, multiply, 1, 32, memory.copy(a), memory.copy(b), out);
-    Memory::get(result.data(), out, result.size());
+    LAUNCH(stream, multiply, 1, 32, memory.copy(a), memory.copy(b), out);
+    memory.get(result.data(), out, result.size());
     return result;
 }
 
@@ -96,7 +100,8 @@ double measured_bandwidth(bool copy, size_t bytes, int repeats) {
     need_device();
     const size_t n = bytes / sizeof(Sixteen);
     const unsigned blocks = static_cast<unsigned>(describe_device().multiprocessors) * 8;
-    Memory memory;
+    const Stream stream;
+    Memory memory(stream);
     const Sixteen* from = memory.zeros<Sixteen>(n);
     Sixteen* to = copy ? memory.zeros<Sixteen>(n) : nullptr;
     auto* sums = memory.zeros<unsigned>(static_cast<size_t>(blocks) * COPY_THREADS);
@@ -110,8 +115,8 @@ double measured_bandwidth(bool copy, size_t bytes, int repeats) {
 #else
         const auto start = std::chrono::steady_clock::now();
 #endif
-        if (copy) LAUNCH(Stream{}, copy_memory, blocks, COPY_THREADS, from, to, n, blocks);
-        else LAUNCH(Stream{}, read_memory, blocks, COPY_THREADS, from, sums, n, blocks);
+        if (copy) LAUNCH(stream, copy_memory, blocks, COPY_THREADS, from, to, n, blocks);
+        else LAUNCH(stream, read_memory, blocks, COPY_THREADS, from, sums, n, blocks);
 #if defined(__CUDACC__)
         float milliseconds = 0;
         CHECK_CUDA(cudaEventRecord(stop));

@@ -12,8 +12,8 @@ if(GAMEGEN_SIMT)
   set_source_files_properties(${emulated} PROPERTIES LANGUAGE CXX)
   nanobind_add_module(_simt NB_STATIC NB_DOMAIN simt ${cuda_sources} ${emulated})
   target_compile_definitions(_simt PRIVATE GAMEGEN_MODULE=_simt GAMEGEN_SIMT)
-  # A .cu file is C++ to the emulation; longjmp between fibers is no mistake here.
-  target_compile_options(_simt PRIVATE -xc++ -Wall -Wextra -O3 -ffp-contract=off -U_FORTIFY_SOURCE)
+  # A .cu file is C++ to the emulation; longjmp between fibers is no mistake here. Whoever builds it runs it.
+  target_compile_options(_simt PRIVATE -xc++ -Wall -Wextra -O3 -march=native -ffp-contract=off -U_FORTIFY_SOURCE)
 endif()
 
 # Say what became of it here, and keep it for the user: pip shows nothing of a build that went well.

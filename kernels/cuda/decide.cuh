@@ -16,16 +16,12 @@ KERNEL remember(View w) {
     const int row = static_cast<int>(block_index()), i = static_cast<int>(thread_index());
     if (row >= *w.n_rows || w.rows[row].token.kind != UPD || i >= static_cast<int>(MOTION)) return;
     const PassRow& r = w.rows[row];
-    Latest& latest = w.latest[r.slot * w.max_latest + w.live[r.slot].n_latest + r.order];
+    Latest& latest = w.latest[r.slot * w.max_latest + r.latest];
     latest.motion[i] = product_f32(w.motion, w.hidden + row * w.config.d_model, i);
     if (i) return;
     latest.position = r.position;
     latest.cell = r.token.a;
     latest.time = r.token.time;
-}
-KERNEL count_remembered(View w) {
-    if (thread_index()) return;
-    for (int row = 0; row < *w.n_rows; ++row) w.live[w.rows[row].slot].n_latest += w.rows[row].token.kind == UPD;
 }
 
 // Event logits += where paths lead. A block per row.
@@ -77,7 +73,7 @@ KERNEL add_paths(View w) {
             float score;
             if (position < r.committed) {
                 const int at = static_cast<int>(position % window);
-                score = hidden_place(s, at) ? LOWEST : score_place(get_query(quads, numbers, 0), s, at);
+                score = hidden_place(s, at) ? LOWEST : score_place(quads, numbers, s, at);
             } else {  // sixteen lanes in one thread
                 const uint16_t* key = s.staged + static_cast<size_t>(position - r.committed) * s.staged_stride;
                 float sum[16];
@@ -225,10 +221,24 @@ KERNEL draw_event(View w) {
     w.wanted[row] = next.kind == UPD;
 }
 
+// The rows that want a code, in order. One warp.
+KERNEL choose(View w) {
+    const int lane = static_cast<int>(thread_index()), n = *w.n_rows;
+    int total = 0;
+    for (int base = 0; base < n; base += 32) {
+        const bool wants = base + lane < n && w.wanted[base + lane];
+        const unsigned all = ballot(wants);
+        if (wants) w.code_rows[total + bits_set(all & ((1u << lane) - 1))] = base + lane;
+        total += bits_set(all);
+    }
+    if (lane == 0) *w.n_code_rows = total;
+}
+
 // What the code head reads: hidden state, then place and present code of the cell.
 KERNEL describe(View w) {
-    const int row = static_cast<int>(block_index()), d = static_cast<int>(w.config.d_model);
-    if (skipped(w, row, w.wanted)) return;
+    const int number = static_cast<int>(block_index()), d = static_cast<int>(w.config.d_model);
+    if (number >= *w.n_code_rows) return;
+    const int row = w.code_rows[number];
     const Grammar& g = w.config.grammar;
     const Token t = w.next[row];
     const int m = g.map_cells, r = t.a / m, col = t.a % m;
@@ -237,14 +247,15 @@ KERNEL describe(View w) {
     for (int i = static_cast<int>(thread_index()); i < d; i += static_cast<int>(block_size())) {
         float sum = 0;
         for (int f : features) sum += w.small[static_cast<size_t>(f) * d + i];
-        w.described[row * 2 * d + i] = w.hidden[row * d + i];
-        w.described[row * 2 * d + d + i] = sum + w.code[static_cast<size_t>(present) * d + i];
+        w.described[number * 2 * d + i] = w.hidden[row * d + i];
+        w.described[number * 2 * d + d + i] = sum + w.code[static_cast<size_t>(present) * d + i];
     }
 }
 
 KERNEL draw_code(View w) {
-    const int row = static_cast<int>(block_index()), thread = static_cast<int>(thread_index()), threads = static_cast<int>(block_size());
-    if (skipped(w, row, w.wanted)) return;
+    const int number = static_cast<int>(block_index()), thread = static_cast<int>(thread_index()), threads = static_cast<int>(block_size());
+    if (number >= *w.n_code_rows) return;
+    const int row = w.code_rows[number];
     SHARED(float, box, ATTEND_THREADS / 32);
     SHARED(int, who, ATTEND_THREADS / 32);
     SHARED(int, quads, 16);
@@ -256,7 +267,7 @@ KERNEL draw_code(View w) {
     const Config& c = w.config;
     const Token update = w.next[row];
     const int n_codes = c.grammar.n_codes, present = w.codes[r.slot * c.grammar.n_cells() + update.a];
-    float* logits = w.code_scores + static_cast<size_t>(row) * w.code_logits.width;
+    float* logits = w.code_scores + static_cast<size_t>(number) * w.code_logits.width;
     const uint32_t key = noise_key(static_cast<uint64_t>(w.live[r.slot].seed), static_cast<uint64_t>(r.token.time),
                                    static_cast<uint64_t>(r.index + 1), CODE_NOISE);
     if (thread == 0) logits[present] = LOWEST;
@@ -268,11 +279,12 @@ KERNEL draw_code(View w) {
     }
     if (thread < 64) turn[thread] = rotary(w, update, r.position + 1, thread % 32, thread / 32);
     const int n_kv = static_cast<int>(c.n_kv_heads);
-    float* sum = w.logits + static_cast<size_t>(row) * (c.n_heads + 1) * w.logits_width;
+    float* sum = w.logits + static_cast<size_t>(number) * (c.n_heads + 1) * w.logits_width;
     float* more = sum + w.logits_width;
     int width = 0, ring = 0;
     for (int kv = 0; kv < n_kv; ++kv) {
-        Head query = load_head(w.turned + row * w.pointer_query.width + kv * 64);
+        Head queries[1] = {load_head(w.turned + number * w.pointer_query.width + kv * 64)};
+        Head& query = queries[0];
         norm_head(query, w.pointer_norm);
         if (thread < 16)
             for (int j = 0; j < 4; ++j) heads[kv * 64 + lane16() + 16 * j] = query.v[j];
@@ -286,7 +298,7 @@ KERNEL draw_code(View w) {
         const View4 s = see(w, r, static_cast<int>(c.n_layers - 1) * n_kv + kv, r.position + 1);
         width = s.width();
         ring = s.ring;
-        scores(query, get_query(quads, numbers, 0), s, kv ? more : sum);
+        scores<1>(queries, quads, numbers, s, kv ? more : sum, 0);
         block_sync();
         if (kv)
             for (int i = thread; i < width; i += threads) sum[i] += more[i];

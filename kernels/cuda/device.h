@@ -1,4 +1,4 @@
-// Memory of the device that kernels run on: CUDA's, or the host's where they are emulated.
+// Memory and streams of the device that kernels run on: CUDA's, or the host's where they are emulated.
 #pragma once
 #include <stdexcept>
 #include <string>
@@ -9,14 +9,11 @@
 namespace gamegen::cuda {
 
 #if defined(__CUDACC__)
-using Stream = cudaStream_t;
 inline void check(cudaError_t error, const char* what, const char* file, int line) {
     if (error != cudaSuccess)
         throw std::runtime_error(std::string("cuda: ") + what + ": " + cudaGetErrorString(error) + " (" + file + ":" + std::to_string(line) + ")");
 }
 #define CHECK_CUDA(call) ::gamegen::cuda::check((call), #call, __FILE__, __LINE__)
-#else
-using Stream = int;
 #endif
 
 constexpr int LEAST_CAPABILITY = 80;  // of what cuda.cmake compiles for, the least
@@ -50,17 +47,45 @@ inline void wait_for_device() {
 #endif
 }
 
-// Blocks of device memory, zeroed, that live as long as this.
+// An engine's own order of work: engines do not wait for each other.
+class Stream {
+public:
+#if defined(__CUDACC__)
+    Stream() { CHECK_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
+    ~Stream() { cudaStreamDestroy(stream_); }
+    operator cudaStream_t() const { return stream_; }
+    void wait() const { CHECK_CUDA(cudaStreamSynchronize(stream_)); }
+#else
+    Stream() = default;
+    void wait() const {}
+#endif
+    Stream(const Stream&) = delete;
+
+private:
+#if defined(__CUDACC__)
+    cudaStream_t stream_ = nullptr;
+#endif
+};
+
+// Blocks of memory, zeroed, that live as long as this: of the device, or of the host and yet open to kernels, which
+// reach for it over the bus whenever they touch it.
 class Memory {
 public:
-    Memory() = default;
+    explicit Memory(const Stream& stream) : stream_(stream) {}
     Memory(const Memory&) = delete;
     ~Memory() {
-        for (void* p : blocks_) {
+        for (void* p : device_) {
 #if defined(__CUDACC__)
             cudaFree(p);
 #else
-            ::operator delete(p);
+            ::operator delete(p, ALIGN);
+#endif
+        }
+        for (void* p : host_) {
+#if defined(__CUDACC__)
+            cudaFreeHost(p);
+#else
+            ::operator delete(p, ALIGN);
 #endif
         }
     }
@@ -75,14 +100,26 @@ public:
             throw std::runtime_error("cuda: expected at least " + std::to_string((total_ + bytes) >> 20) + " MiB of GPU memory free, got " +
                                      std::to_string((total_ + free) >> 20) + "; fewer games need less");
         }
-        blocks_.push_back(p);
-        CHECK_CUDA(cudaMemset(p, 0, bytes));
+        device_.push_back(p);
+        CHECK_CUDA(cudaMemsetAsync(p, 0, bytes, stream_));
 #else
-        p = ::operator new(bytes);
-        blocks_.push_back(p);
+        p = ::operator new(bytes, ALIGN);
+        device_.push_back(p);
         std::memset(p, 0, bytes);
 #endif
         total_ += bytes;
+        return static_cast<T*>(p);
+    }
+    template <class T> T* shared_with_host(size_t n) {
+        const size_t bytes = (n ? n : 1) * sizeof(T);
+        void* p = nullptr;
+#if defined(__CUDACC__)
+        CHECK_CUDA(cudaHostAlloc(&p, bytes, cudaHostAllocPortable | cudaHostAllocMapped));
+#else
+        p = ::operator new(bytes, ALIGN);
+#endif
+        host_.push_back(p);
+        std::memset(p, 0, bytes);
         return static_cast<T*>(p);
     }
     template <class T, class A> T* copy(const std::vector<T, A>& values) {
@@ -90,26 +127,33 @@ public:
         put(p, values.data(), values.size());
         return p;
     }
-    template <class T> static void put(T* to, const T* from, size_t n) {
+    // To the device and back, when all that was launched before is done.
+    template <class T> void put(T* to, const T* from, size_t n) const {
 #if defined(__CUDACC__)
-        CHECK_CUDA(cudaMemcpy(to, from, n * sizeof(T), cudaMemcpyHostToDevice));
+        CHECK_CUDA(cudaMemcpyAsync(to, from, n * sizeof(T), cudaMemcpyHostToDevice, stream_));
+        stream_.wait();
 #else
         if (n) std::memcpy(static_cast<void*>(to), from, n * sizeof(T));
 #endif
     }
     // Throws too where a kernel before it could not be started.
-    template <class T> static void get(T* to, const T* from, size_t n) {
+    template <class T> void get(T* to, const T* from, size_t n) const {
 #if defined(__CUDACC__)
         CHECK_CUDA(cudaGetLastError());
-        CHECK_CUDA(cudaMemcpy(to, from, n * sizeof(T), cudaMemcpyDeviceToHost));
+        CHECK_CUDA(cudaMemcpyAsync(to, from, n * sizeof(T), cudaMemcpyDeviceToHost, stream_));
+        stream_.wait();
 #else
         if (n) std::memcpy(static_cast<void*>(to), from, n * sizeof(T));
 #endif
     }
-    size_t total() const { return total_; }
+    size_t total() const { return total_; }  // bytes of device memory
 
 private:
-    std::vector<void*> blocks_;
+#if !defined(__CUDACC__)
+    static constexpr std::align_val_t ALIGN{256};  // as cudaMalloc
+#endif
+    const Stream& stream_;
+    std::vector<void*> device_, host_;
     size_t total_ = 0;
 };
 

@@ -40,7 +40,7 @@ inline uint32_t& seed() {
 
 struct Warp {
     unsigned arrived;
-    const char* what;  // operation that its lanes wait in
+    const char* what;  // operation that its lanes wait in, a literal of that operation
     uint32_t epoch;
     unsigned slots[2][WARP][10];  // what lanes give to each other; two, as a lane may be one operation ahead
 };
@@ -91,9 +91,15 @@ struct Machine {
         return !f.done && !(f.at_block && f.block_epoch == epoch) && !(f.at_warp && f.warp_epoch == warps[t / WARP].epoch);
     }
 };
+// A pointer of its own, as looking up a thread's objects costs a call in a shared library.
 inline Machine& machine() {
-    static thread_local Machine m;
-    return m;
+    static thread_local std::unique_ptr<Machine> owner;
+    [[gnu::tls_model("initial-exec")]] static thread_local Machine* m = nullptr;
+    if (!m) {
+        owner = std::make_unique<Machine>();
+        m = owner.get();
+    }
+    return *m;
 }
 
 [[noreturn]] inline void report(const std::string& what) {
@@ -289,7 +295,7 @@ template <class Fn> void meet(const char* what, Fn together) {
     Machine& m = machine();
     Warp& w = m.warp();
     const unsigned lanes = std::min(WARP, m.threads - m.now / WARP * WARP);
-    if (w.arrived && std::strcmp(w.what, what)) report(std::string("lanes of a warp in ") + w.what + " and in " + what);
+    if (w.arrived && w.what != what) report(std::string("lanes of a warp in ") + w.what + " and in " + what);
     w.what = what;
     if (++w.arrived == lanes) {
         w.arrived = 0;

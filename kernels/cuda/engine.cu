@@ -3,19 +3,34 @@
 #include <algorithm>
 #include <cmath>
 
-#include "device.h"
+#include "graph.h"
 #include "loop.cuh"
 
 namespace gamegen::cuda {
 namespace {
 
 constexpr double TAU = 6.283185307179586476925;
-constexpr int PREFILL_ROWS = 64;
+constexpr unsigned ENOUGH_BLOCKS = 128;  // of attention; with fewer, heads do not share loads: they would leave the GPU idle
 
 LinearView upload(Memory& memory, const Linear& m) {
-    LinearView v{static_cast<int>(m.n_out), static_cast<int>(m.k), static_cast<int>(m.width()), nullptr, nullptr, nullptr, nullptr};
-    if (!m.w8.empty()) v.w8 = memory.copy(m.w8), v.scale = memory.copy(m.scale);
-    else v.w = memory.copy(m.w);
+    LinearView v{};
+    v.n_out = static_cast<int>(m.n_out);
+    v.k = static_cast<int>(m.k);
+    v.width = static_cast<int>(m.width());
+    if (!m.w8.empty()) {  // k padded to what a warp takes at a time
+        const size_t quads = (m.k + 3) / 4, padded = round_up(quads, CHUNK_QUADS), line = BLOCK * 4;
+        std::vector<int8_t> w8(m.blocks * padded * line);
+        for (size_t b = 0; b < m.blocks; ++b)
+            std::copy_n(m.w8.begin() + static_cast<ptrdiff_t>(b * quads * line), quads * line, w8.begin() + static_cast<ptrdiff_t>(b * padded * line));
+        v.quads = static_cast<int>(padded);
+        v.w8 = memory.copy(w8);
+        v.scale = memory.copy(m.scale);
+    } else if (!m.w4.empty()) {
+        v.quads = static_cast<int>(round_up(m.k, GROUP4) / 4);
+        v.w4 = memory.copy(m.w4);
+    } else {
+        v.w = memory.copy(m.w);
+    }
     v.bias = memory.copy(m.bias);
     return v;
 }
@@ -25,29 +40,27 @@ LinearView upload(Memory& memory, const Linear& m) {
 struct Engine::Parts {
     Model model;
     Integers integers;
-    Memory memory;
+    Stream stream;
+    Memory memory{stream};
     std::vector<LayerView> layers;
     View w{};
-    Stream stream{};
+    std::unique_ptr<Loop> stepping, knowing;
+    std::vector<char> pending, stale;  // slots whose END is not yet in the ring; whose codes the device does not have
     int64_t passes = 0;
 
-    Parts(const Config& config, const Tensors& tensors, const Integers& n) : model(config, tensors, Precision::INT8), integers(n) {}
+    Parts(const Config& config, const Tensors& tensors, Precision precision, const Integers& n) : model(config, tensors, precision), integers(n) {}
 
     void allocate(size_t slots, float temperature, const std::vector<float>& gumbel);
+    void record(bool device_loops);
     void forward(unsigned rows);
     void decide(unsigned rows);
+    void times(const int* count, unsigned rows, const LinearView& m, float* out, int stride, bool add);
     void settle(size_t slot);
-    Live live(size_t slot) const {
-        Live l;
-        Memory::get(&l, w.live + slot, 1);
-        return l;
-    }
 };
 
 void Engine::Parts::allocate(size_t slots, float temperature, const std::vector<float>& gumbel) {
     const Config& c = model.config;
     const size_t d = c.d_model, cells = static_cast<size_t>(c.grammar.n_cells());
-    need_device();
     w.config = c;
     w.slots = static_cast<int>(slots);
     w.places = static_cast<int>(round_up(c.window, BLOCK));
@@ -92,8 +105,7 @@ void Engine::Parts::allocate(size_t slots, float temperature, const std::vector<
     const auto places = static_cast<size_t>(w.places), heads = static_cast<size_t>(w.layer_heads), rows = static_cast<size_t>(w.max_rows);
     w.live = memory.zeros<Live>(slots);
     w.codes = memory.zeros<int32_t>(slots * cells);
-    w.update_cells = memory.zeros<int32_t>(slots * cells);
-    w.update_codes = memory.zeros<int32_t>(slots * cells);
+    w.updates = memory.zeros<Change>(slots * cells);
     w.k = memory.zeros<uint8_t>(slots * heads * places * 32);
     w.v = memory.zeros<uint8_t>(slots * heads * places * 32);
     w.scales = memory.zeros<uint16_t>(slots * heads * places * 4);
@@ -101,8 +113,14 @@ void Engine::Parts::allocate(size_t slots, float temperature, const std::vector<
     w.stage_codes = memory.zeros<int16_t>(slots * 2 * c.max_step_tokens());
     w.held = memory.copy(std::vector<int16_t>(slots * c.window, -1));
     w.latest = memory.zeros<Latest>(slots * static_cast<size_t>(w.max_latest));
-    w.n_rows = memory.zeros<int>(1);
-    w.n_active = memory.zeros<int>(1);
+    w.mail = memory.shared_with_host<Mail>(1);
+    w.requests = memory.shared_with_host<Request>(slots);
+    w.answers = memory.shared_with_host<Answer>(slots);
+    w.changes = memory.shared_with_host<Change>(slots * cells);
+    w.known = memory.shared_with_host<Token>(c.max_step_tokens());
+    for (int** list : {&w.asked, &w.playing, &w.row_of}) *list = memory.zeros<int>(slots);
+    for (int** number : {&w.n_asked, &w.n_playing, &w.n_rows, &w.n_code_rows, &w.n_before}) *number = memory.zeros<int>(1);
+    w.code_rows = memory.zeros<int>(rows);
     w.rows = memory.zeros<PassRow>(rows);
     w.next = memory.zeros<Token>(rows);
     w.wanted = memory.zeros<int>(rows);
@@ -125,87 +143,118 @@ void Engine::Parts::allocate(size_t slots, float temperature, const std::vector<
     w.query = memory.zeros<float>(rows * model.code_out.width());
     w.code_scores = memory.zeros<float>(rows * model.code_logits.width());
     w.turned = memory.zeros<float>(rows * c.n_kv_heads * HEAD);
-    w.bytes_stride = static_cast<int>(round_up(std::max({d, c.d_ff, c.n_heads * HEAD, 2 * d}), 16));
+    w.bytes_stride = static_cast<int>(round_up(std::max({d, c.d_ff, c.n_heads * HEAD, 2 * d}), 64));
     w.bytes = memory.zeros<int8_t>(rows * static_cast<size_t>(w.bytes_stride));
     w.logits = memory.zeros<float>(rows * (c.n_heads + 1) * static_cast<size_t>(w.logits_width));
     w.partial = memory.zeros<int>(rows * c.n_heads * places);
     w.tops = memory.zeros<float>(rows * c.n_heads * places / BLOCK);
+    w.weights = memory.zeros<int8_t>(rows * c.n_heads * places);
+    pending.assign(slots, false);
+    stale.assign(slots, true);
+}
+
+void Engine::Parts::times(const int* count, unsigned rows, const LinearView& m, float* out, int stride, bool add) {
+    const dim3 grid(static_cast<unsigned>(m.width / TILE_OUTPUTS), (rows + TILE_ROWS - 1) / TILE_ROWS);
+    if (m.w4) LAUNCH(stream, product4, grid, PRODUCT_THREADS, w, count, m, out, stride, add);
+    else LAUNCH(stream, product8, grid, PRODUCT_THREADS, w, count, m, out, stride, add);
 }
 
 // The transformer over the rows of the pass, of which there are at most `rows`.
 void Engine::Parts::forward(unsigned rows) {
     const Config& c = model.config;
     const int d = static_cast<int>(c.d_model), spread = static_cast<int>(c.n_heads * HEAD), ff = static_cast<int>(c.d_ff);
-    const int* all = nullptr;
-    const auto n_heads = static_cast<unsigned>(c.n_heads), n_kv = static_cast<unsigned>(c.n_kv_heads);
-    const auto times = [&](const LinearView& m, float* out, int stride, bool add) {
-        LAUNCH(stream, product, dim3(static_cast<unsigned>(m.width) / 64, rows), 64, w, all, m, out, stride, add);
-    };
+    const int *all = w.n_rows, *which = nullptr;
+    const float* nothing = nullptr;
+    const auto n_heads = static_cast<unsigned>(c.n_heads), n_kv = static_cast<unsigned>(c.n_kv_heads), group = static_cast<unsigned>(c.group());
+    const auto attends = [&](unsigned heads) { return group % heads == 0 && rows * n_heads / heads >= ENOUGH_BLOCKS; };
     LAUNCH(stream, embed, rows, ATTEND_THREADS, w);
     for (int i = 0; i < static_cast<int>(c.n_layers); ++i) {
         const LayerView& l = layers[static_cast<size_t>(i)];
-        LAUNCH(stream, normalise, rows, 32, w, all, w.x, d, static_cast<const float*>(nullptr), 0, l.attention_norm, w.normed);
-        times(l.qkv, w.heads, l.qkv.width, false);
+        LAUNCH(stream, normalise, rows, 32, w, all, w.x, d, nothing, which, l.attention_norm, w.normed);
+        times(all, rows, l.qkv, w.heads, l.qkv.width, false);
         LAUNCH(stream, turn_heads, rows, ((n_heads + 2 * n_kv) * 16 + 31) / 32 * 32, w, l.q_norm, l.k_norm, i, l.qkv.width);
-        LAUNCH(stream, commit_ends, rows, 2 * n_kv, w, i);
-        LAUNCH(stream, attend, dim3(rows, n_heads), ATTEND_THREADS, w, i, l.qkv.width);
+        if (attends(4)) LAUNCH(stream, attend<4>, dim3(rows, n_heads / 4), ATTEND_THREADS, w, i, l.qkv.width);
+        else if (attends(2)) LAUNCH(stream, attend<2>, dim3(rows, n_heads / 2), ATTEND_THREADS, w, i, l.qkv.width);
+        else LAUNCH(stream, attend<1>, dim3(rows, n_heads), ATTEND_THREADS, w, i, l.qkv.width);
         LAUNCH(stream, quantise, rows, 32, w, all, w.attended, spread, spread);
-        times(l.out, w.x, d, true);
-        LAUNCH(stream, normalise, rows, 32, w, all, w.x, d, static_cast<const float*>(nullptr), 0, l.ff_norm, w.normed);
-        times(l.gate_up, w.wide, l.gate_up.width, false);
+        times(all, rows, l.out, w.x, d, true);
+        LAUNCH(stream, normalise, rows, 32, w, all, w.x, d, nothing, which, l.ff_norm, w.normed);
+        times(all, rows, l.gate_up, w.wide, l.gate_up.width, false);
         LAUNCH(stream, gate, rows, 32, w, all, w.wide, l.gate_up.width, ff, ff, w.gated);
-        times(l.down, w.x, d, true);
+        times(all, rows, l.down, w.x, d, true);
     }
-    LAUNCH(stream, normalise, rows, 32, w, all, w.x, d, static_cast<const float*>(nullptr), 0, w.norm, w.hidden);
-    if (c.ballistics) {
-        LAUNCH(stream, remember, rows, 32, w);
-        LAUNCH(stream, count_remembered, 1, 1, w);
-    }
+    LAUNCH(stream, normalise, rows, 32, w, all, w.x, d, nothing, which, w.norm, w.hidden);
+    if (c.ballistics) LAUNCH(stream, remember, rows, 32, w);
 }
 
+// From the hidden states, which the last norm left as bytes too, to the next tokens.
 void Engine::Parts::decide(unsigned rows) {
     const Config& c = model.config;
     const int d = static_cast<int>(c.d_model);
-    const int* all = nullptr;
-    const int* wanted = w.wanted;
-    const auto times = [&](const int* which, const LinearView& m, float* out) {
-        LAUNCH(stream, product, dim3(static_cast<unsigned>(m.width) / 64, rows), 64, w, which, m, out, m.width, false);
-    };
-    LAUNCH(stream, quantise, rows, 32, w, all, w.hidden, d, d);
-    times(all, w.event_head, w.events);
+    const int *all = w.n_rows, *some = w.n_code_rows, *which = w.code_rows;
+    times(all, rows, w.event_head, w.events, w.event_head.width, false);
     if (c.ballistics) {
-        times(all, w.ballistic_query, w.queries);
+        times(all, rows, w.ballistic_query, w.queries, w.ballistic_query.width, false);
         LAUNCH(stream, aim, rows, 32, w);
         LAUNCH(stream, add_paths, rows, ATTEND_THREADS, w);
     }
     LAUNCH(stream, draw_event, rows, ATTEND_THREADS, w);
+    LAUNCH(stream, choose, 1, 32, w);
     LAUNCH(stream, describe, rows, ATTEND_THREADS, w);
-    LAUNCH(stream, quantise, rows, 32, w, wanted, w.described, 2 * d, 2 * d);
-    times(wanted, w.code_in, w.inner);
-    LAUNCH(stream, gate, rows, 32, w, wanted, w.inner, w.code_in.width, 0, 2 * d, w.gated);
-    times(wanted, w.code_out, w.query);
-    LAUNCH(stream, normalise, rows, 32, w, wanted, w.query, w.code_out.width, w.hidden, d, w.code_norm, w.normed);
-    times(wanted, w.code_logits, w.code_scores);
-    if (c.pointer) times(wanted, w.pointer_query, w.turned);
+    LAUNCH(stream, quantise, rows, 32, w, some, w.described, 2 * d, 2 * d);
+    times(some, rows, w.code_in, w.inner, w.code_in.width, false);
+    LAUNCH(stream, gate, rows, 32, w, some, w.inner, w.code_in.width, 0, 2 * d, w.gated);
+    times(some, rows, w.code_out, w.query, w.code_out.width, false);
+    LAUNCH(stream, normalise, rows, 32, w, some, w.query, w.code_out.width, w.hidden, which, w.code_norm, w.normed);
+    times(some, rows, w.code_logits, w.code_scores, w.code_logits.width, false);
+    if (c.pointer) times(some, rows, w.pointer_query, w.turned, w.pointer_query.width, false);
     LAUNCH(stream, draw_code, rows, ATTEND_THREADS, w);
 }
 
-void Engine::Parts::settle(size_t slot) {
-    Live l = live(slot);
-    if (!l.has_pending) return;
-    const int64_t position = integers.position[slot] - 1;
-    const PassRow row{static_cast<int>(slot), l.stage ^ 1, l.pending, position, position - l.pending_index, l.pending_index, 1, 0, 0};
-    const int one = 1;
-    Memory::put(w.rows, &row, 1);
-    Memory::put(w.n_rows, &one, 1);
-    l.has_pending = 0;
-    Memory::put(w.live + slot, &l, 1);
-    forward(1);
+void Engine::Parts::record(bool device_loops) {
+    const auto slots = static_cast<unsigned>(w.slots), heads = static_cast<unsigned>(w.layer_heads);
+    stepping = std::make_unique<Loop>(
+        stream, device_loops, &w.mail->playing, [&](Condition more) { LAUNCH(stream, next_pass, 1, 32, w, more, true); },
+        [&](Condition more) {
+            forward(2 * slots);
+            decide(2 * slots);
+            LAUNCH(stream, next_pass, 1, 32, w, more, false);
+        },
+        [&] {
+            LAUNCH(stream, commit, dim3(slots, heads), 64, w);
+            LAUNCH(stream, answer, 1, 32, w);
+            LAUNCH(stream, finish, slots, REACH, w, true);
+        });
+    knowing = std::make_unique<Loop>(
+        stream, device_loops, &w.mail->playing, [&](Condition more) { LAUNCH(stream, next_known, 1, 32, w, more, true); },
+        [&](Condition more) {
+            forward(PREFILL_ROWS);
+            LAUNCH(stream, next_known, 1, 32, w, more, false);
+        },
+        [&] {
+            LAUNCH(stream, commit, dim3(1, heads), 64, w);
+            LAUNCH(stream, finish, 1, REACH, w, false);
+        });
 }
 
-Engine::Engine(const Config& config, const Tensors& tensors, size_t slots, float temperature, const std::vector<float>& gumbel, const Integers& integers)
-    : parts_(std::make_unique<Parts>(config, tensors, integers)) {
+void Engine::Parts::settle(size_t slot) {
+    if (!pending[slot]) return;
+    w.mail->known_slot = static_cast<int>(slot);
+    w.mail->n_known = 0;
+    w.mail->known_start = integers.position[slot];
+    knowing->run();
+    pending[slot] = false;
+}
+
+Engine::Engine(const Config& config, const Tensors& tensors, Precision precision, size_t slots, float temperature, const std::vector<float>& gumbel,
+               const Integers& integers, Turns turns) {
+    need_device();
+    const bool can = device_loops();
+    if (turns == Turns::BY_DEVICE && !can)
+        throw std::runtime_error("cuda: expected driver and toolkit 12.4 or later for a loop on the device, got older ones");
+    parts_ = std::make_unique<Parts>(config, tensors, precision, integers);
     parts_->allocate(slots, temperature, gumbel);
+    parts_->record(can && turns != Turns::BY_HOST);
 }
 Engine::~Engine() = default;
 size_t Engine::size() const { return static_cast<size_t>(parts_->w.slots); }
@@ -221,83 +270,49 @@ void Engine::clear(size_t slot) {
 
 void Engine::prefill(size_t slot, const std::vector<Token>& tokens) {
     Parts& p = *parts_;
-    p.settle(slot);
-    const int64_t start = p.integers.position[slot];
-    Live l = p.live(slot);
-    for (size_t first = 0; first < tokens.size(); first += PREFILL_ROWS) {
-        std::vector<PassRow> rows;
-        int order = 0;
-        for (size_t i = first; i < std::min(first + PREFILL_ROWS, tokens.size()); ++i) {
-            rows.push_back({static_cast<int>(slot), l.stage, tokens[i], start + static_cast<int64_t>(i), start, static_cast<int>(i), 0, 0, order});
-            order += tokens[i].kind == UPD;
-        }
-        const int n = static_cast<int>(rows.size());
-        Memory::put(p.w.rows, rows.data(), rows.size());
-        Memory::put(p.w.n_rows, &n, 1);
-        p.forward(static_cast<unsigned>(n));
-    }
-    l = p.live(slot);
-    l.position = start;
-    l.count = static_cast<int>(tokens.size()) + 1;
-    l.ended = 1;
-    Memory::put(p.w.live + slot, &l, 1);
-    const auto slots = static_cast<unsigned>(p.w.slots);
-    LAUNCH(p.stream, commit, dim3(slots, static_cast<unsigned>(p.w.layer_heads)), 64, p.w);
-    LAUNCH(p.stream, finish, (slots + 31) / 32, 32, p.w, false);
+    std::copy(tokens.begin(), tokens.end(), p.w.known);
+    Mail& mail = *p.w.mail;
+    mail.known_slot = static_cast<int>(slot);
+    mail.n_known = static_cast<int>(tokens.size());
+    mail.known_start = p.integers.position[slot];
+    p.knowing->run();
+    p.pending[slot] = false;
+    p.stale[slot] = true;  // a known step changes codes after this
 }
 
 std::vector<Outcome> Engine::step(const std::vector<size_t>& slots, const std::vector<int32_t>& actions) {
     Parts& p = *parts_;
     const View& w = p.w;
     const size_t n_cells = static_cast<size_t>(w.config.grammar.n_cells());
-    std::vector<Live> live(size());
-    std::vector<int32_t> numbers(n_cells);
-    Memory::get(live.data(), w.live, live.size());
+    Integers& n = p.integers;
     for (size_t i = 0; i < slots.size(); ++i) {
         const size_t s = slots[i];
-        Live& l = live[s];
-        l.seed = p.integers.seed[s];
-        l.position = p.integers.position[s];
-        l.time = p.integers.time[s];
-        l.origin_x = static_cast<int>(p.integers.origin[2 * s]);
-        l.origin_y = static_cast<int>(p.integers.origin[2 * s + 1]);
-        l.last = {ACT, actions[i], 0, l.origin_x, l.origin_y, l.time};
-        l.active = l.count = 1;
-        l.ended = l.scroll_x = l.scroll_y = l.n_updates = 0;
-        std::copy_n(p.integers.codes + s * n_cells, n_cells, numbers.begin());
-        Memory::put(w.codes + s * n_cells, numbers.data(), n_cells);
+        w.requests[i] = {static_cast<int>(s), actions[i], static_cast<int>(n.origin[2 * s]), static_cast<int>(n.origin[2 * s + 1]),
+                         n.seed[s], n.position[s], n.time[s]};
+        if (!p.stale[s]) continue;
+        const std::vector<int32_t> codes(n.codes + s * n_cells, n.codes + (s + 1) * n_cells);
+        p.memory.put(w.codes + s * n_cells, codes.data(), n_cells);
+        p.stale[s] = false;
     }
-    Memory::put(w.live, live.data(), live.size());
-    const auto all = static_cast<unsigned>(w.slots);
-    auto rows = static_cast<unsigned>(2 * slots.size());
-    for (int active = static_cast<int>(slots.size()); active;) {
-        LAUNCH(p.stream, plan, 1, 32, w);
-        p.forward(rows);
-        p.decide(rows);
-        p.passes += active;
-        LAUNCH(p.stream, take, 1, 32, w);
-        LAUNCH(p.stream, commit, dim3(all, static_cast<unsigned>(w.layer_heads)), 64, w);
-        LAUNCH(p.stream, finish, (all + 31) / 32, 32, w, true);
-        Memory::get(live.data(), w.live, live.size());
-        active = 0;
-        for (const Live& l : live) active += l.active;
-        rows = static_cast<unsigned>(active);  // from the second pass on, no END is pending in a slot that plays
-    }
+    w.mail->n_requests = static_cast<int>(slots.size());
+    p.stepping->run();
     std::vector<Outcome> outcomes;
-    for (size_t s : slots) {
-        const Live& l = live[s];
-        Outcome o{l.scroll_x, l.scroll_y, l.last.a, l.last.b, l.count, {}, {}};
-        const auto n = static_cast<size_t>(l.n_updates);
-        Memory::get(numbers.data(), w.update_cells + s * n_cells, n);
-        o.cells.assign(numbers.begin(), numbers.begin() + l.n_updates);
-        Memory::get(numbers.data(), w.update_codes + s * n_cells, n);
-        o.codes.assign(numbers.begin(), numbers.begin() + l.n_updates);
-        for (size_t i = 0; i < n; ++i) p.integers.codes[s * n_cells + static_cast<size_t>(o.cells[i])] = o.codes[i];
-        p.integers.origin[2 * s] = l.last.x;
-        p.integers.origin[2 * s + 1] = l.last.y;
-        p.integers.position[s] += l.count;
-        p.integers.since_keyframe[s] += l.count;
-        ++p.integers.time[s];
+    for (size_t i = 0; i < slots.size(); ++i) {
+        const size_t s = slots[i];
+        const Answer& a = w.answers[i];
+        Outcome o{a.scroll_x, a.scroll_y, a.reward_class, a.done, a.tokens, {}, {}};
+        for (const Change* change = w.changes + a.first_update; change != w.changes + a.first_update + a.n_updates; ++change) {
+            o.cells.push_back(change->cell);
+            o.codes.push_back(change->code);
+            n.codes[s * n_cells + static_cast<size_t>(change->cell)] = change->code;
+        }
+        n.origin[2 * s] = a.x;
+        n.origin[2 * s + 1] = a.y;
+        n.position[s] += a.tokens;
+        n.since_keyframe[s] += a.tokens;
+        ++n.time[s];
+        p.pending[s] = true;
+        p.passes += a.tokens - 1;
         outcomes.push_back(std::move(o));
     }
     return outcomes;
@@ -314,10 +329,10 @@ Context Engine::save(size_t slot) {
     const auto heads = static_cast<size_t>(w.layer_heads), places = static_cast<size_t>(w.places), window = w.config.window;
     std::vector<uint8_t> bytes(heads * places * 32);
     std::vector<uint16_t> scales(heads * places * 4);
-    Memory::get(scales.data(), w.scales + slot * scales.size(), scales.size());
+    p.memory.get(scales.data(), w.scales + slot * scales.size(), scales.size());
     Context c;
     for (size_t which = 0; which < 2; ++which) {
-        Memory::get(bytes.data(), (which ? w.v : w.k) + slot * bytes.size(), bytes.size());
+        p.memory.get(bytes.data(), (which ? w.v : w.k) + slot * bytes.size(), bytes.size());
         for (size_t h = 0; h < heads; ++h)
             for (size_t place = 0; place < window; ++place) {
                 for (size_t i = 0; i < 32; ++i) c.nibbles.push_back(bytes[h * places * 32 + byte_at(which, place, i)]);
@@ -325,12 +340,13 @@ Context Engine::save(size_t slot) {
             }
     }
     c.held.resize(window);
-    Memory::get(c.held.data(), w.held + slot * window, window);
+    p.memory.get(c.held.data(), w.held + slot * window, window);
     c.latest_rows.assign(REACH * 3, -1);
     c.latest_motion.assign(REACH * MOTION, 0);
     std::vector<Latest> latest(REACH);
-    Memory::get(latest.data(), w.latest + slot * static_cast<size_t>(w.max_latest), REACH);
-    const Live l = p.live(slot);
+    p.memory.get(latest.data(), w.latest + slot * static_cast<size_t>(w.max_latest), REACH);
+    Live l;
+    p.memory.get(&l, w.live + slot, 1);
     for (size_t i = 0; i < static_cast<size_t>(l.n_latest); ++i) {
         c.latest_rows[3 * i] = latest[i].position;
         c.latest_rows[3 * i + 1] = latest[i].cell;
@@ -353,20 +369,22 @@ void Engine::load(size_t slot, const Context& c) {
                 for (size_t i = 0; i < 32; ++i) bytes[h * places * 32 + byte_at(which, place, i)] = c.nibbles[group * 32 + i];
                 for (size_t i = 0; i < 2; ++i) scales[(h * 4 + 2 * which + i) * places + place] = c.scale_minimum[group * 2 + i];
             }
-        Memory::put((which ? w.v : w.k) + slot * bytes.size(), bytes.data(), bytes.size());
+        p.memory.put((which ? w.v : w.k) + slot * bytes.size(), bytes.data(), bytes.size());
     }
-    Memory::put(w.scales + slot * scales.size(), scales.data(), scales.size());
-    Memory::put(w.held + slot * window, c.held.data(), window);
+    p.memory.put(w.scales + slot * scales.size(), scales.data(), scales.size());
+    p.memory.put(w.held + slot * window, c.held.data(), window);
     std::vector<Latest> latest;
     for (size_t i = 0; i < REACH && c.latest_rows[3 * i] >= 0; ++i) {
         Latest u{c.latest_rows[3 * i], c.latest_rows[3 * i + 2], static_cast<int>(c.latest_rows[3 * i + 1]), {}};
         std::copy_n(c.latest_motion.begin() + static_cast<int64_t>(i * MOTION), MOTION, u.motion);
         latest.push_back(u);
     }
-    Memory::put(w.latest + slot * static_cast<size_t>(w.max_latest), latest.data(), latest.size());
+    p.memory.put(w.latest + slot * static_cast<size_t>(w.max_latest), latest.data(), latest.size());
     Live l{};
     l.n_latest = static_cast<int>(latest.size());
-    Memory::put(w.live + slot, &l, 1);
+    p.memory.put(w.live + slot, &l, 1);
+    p.pending[slot] = false;
+    p.stale[slot] = true;
 }
 
 }  // namespace gamegen::cuda

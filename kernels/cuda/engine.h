@@ -1,4 +1,4 @@
-// Slots on a GPU that step together. Same tokens and states as gamegen::Engine in int8 with 4-bit keys and values.
+// Slots on a GPU that step together. Same tokens and states as gamegen::Engine in int8 or int4 with 4-bit keys and values.
 #pragma once
 #include <memory>
 #include <string>
@@ -25,10 +25,14 @@ struct Context {
     std::vector<float> latest_motion;     // (REACH, MOTION)
 };
 
+// Who turns the token loop: the device where it can, the device, or the host (graph.h).
+enum class Turns { AUTO, BY_DEVICE, BY_HOST };
+
 class Engine {
 public:
     // Throws std::invalid_argument on a bad model, std::runtime_error where driver, GPU or memory is missing.
-    Engine(const Config& config, const Tensors& tensors, size_t slots, float temperature, const std::vector<float>& gumbel, const Integers& integers);
+    Engine(const Config& config, const Tensors& tensors, Precision precision, size_t slots, float temperature, const std::vector<float>& gumbel,
+           const Integers& integers, Turns turns);
     ~Engine();
     void clear(size_t slot);
     void prefill(size_t slot, const std::vector<Token>& tokens);

@@ -62,6 +62,25 @@ DEVICE Head load_head(const float* p) {
     for (int j = 0; j < 4; ++j) h.v[j] = p[lane16() + 16 * j];
     return h;
 }
+DEVICE Head load_staged(const uint16_t* p) {
+    Head h;
+    for (int j = 0; j < 4; ++j) h.v[j] = half_to_float(p[lane16() + 16 * j]);
+    return h;
+}
+// Of half a warp's numbers the least (sign 1) or, negated, the largest (sign -1), as a loop over them finds it: of zeros
+// that tie, the first.
+DEVICE float first_least(const Head& h, float sign) {
+    float best = sign * h.v[0];
+    int at = lane16();
+    for (int j = 1; j < 4; ++j)
+        if (sign * h.v[j] < best) best = sign * h.v[j], at = lane16() + 16 * j;
+    for (int apart = 8; apart; apart /= 2) {
+        const float other = shuffle_xor(best, apart);
+        const int other_at = shuffle_xor(at, apart);
+        if (other < best || (other == best && other_at < at)) best = other, at = other_at;
+    }
+    return best;
+}
 DEVICE void norm_head(Head& h, const float* gain) {
     float squares = 0;
     for (int j = 0; j < 4; ++j) squares = fmaf(h.v[j], h.v[j], squares);

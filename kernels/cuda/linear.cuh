@@ -1,10 +1,15 @@
-// Matrix products in 8 bits, and what stands before and behind them: norms, gates, embedding.
+// Matrix products in 8 bits and 4, and what stands before and behind them: norms, gates, embedding.
 #pragma once
 #include "lanes.cuh"
 
 namespace gamegen::cuda {
 
-// Half a warp turns a row, whose elements its lanes wrote themselves, into bytes; `k` numbers, padded to 4.
+constexpr int PRODUCT_THREADS = 128, WARPS = PRODUCT_THREADS / 32;
+constexpr int TILE_ROWS = 16, TILE_OUTPUTS = 32;  // of one block
+constexpr int FEW_ROWS = 4;                       // up to so many, dp4a; above, tensor cores
+constexpr int CHUNK_QUADS = 16;                   // fours along k that a warp takes at a time
+
+// Half a warp turns a row, whose elements its lanes wrote themselves, into bytes; `k` numbers, padded with zeros to 64.
 DEVICE void quantise_row(const float* x, int k, int8_t* bytes, float* scale, bool write) {
     float top = 0;
     for (int i = lane16(); i < k; i += 16) {
@@ -13,27 +18,27 @@ DEVICE void quantise_row(const float* x, int k, int8_t* bytes, float* scale, boo
     }
     const float largest = largest16(top), by = largest > FAINT ? 127.0f / largest : 0.0f;
     if (!write) return;
-    for (int i = lane16(); i < (k + 3) / 4 * 4; i += 16)
+    for (int i = lane16(); i < (k + 63) / 64 * 64; i += 16)
         bytes[i] = i < k ? static_cast<int8_t>(nearbyintf(x[i] * by)) : int8_t{0};
     if (lane16() == 0) *scale = largest / 127.0f;
 }
-DEVICE bool skipped(const View& w, int row, const int* wanted) { return row >= *w.n_rows || (wanted && !wanted[row]); }
 
-// Kernels of one row: 32 threads, of which the upper half repeats the lower one's numbers and writes nothing.
-KERNEL quantise(View w, const int* wanted, const float* x, int stride, int k) {
+// Kernels of one row: 32 threads, of which the upper half repeats the lower one's numbers and writes nothing. `count`
+// says on the device how many rows there are.
+KERNEL quantise(View w, const int* count, const float* x, int stride, int k) {
     const int row = static_cast<int>(block_index());
-    if (skipped(w, row, wanted)) return;
+    if (row >= *count) return;
     quantise_row(x + row * stride, k, w.bytes + row * w.bytes_stride, w.scales_of_rows + row, thread_index() < 16);
 }
-// x += add first, if there is any; then out = norm(x), as floats and bytes.
-KERNEL normalise(View w, const int* wanted, float* x, int x_stride, const float* add, int add_stride, const float* gain, float* out) {
+// x += add first, if there is any (of row `which[row]` where that is given); then out = norm(x), as floats and bytes.
+KERNEL normalise(View w, const int* count, float* x, int x_stride, const float* add, const int* which, const float* gain, float* out) {
     const int row = static_cast<int>(block_index()), d = static_cast<int>(w.config.d_model);
-    if (skipped(w, row, wanted)) return;
+    if (row >= *count) return;
     x += row * x_stride;
     out += row * d;
     const bool write = thread_index() < 16;
     if (add && write)
-        for (int i = lane16(); i < d; i += 16) x[i] += add[row * add_stride + i];
+        for (int i = lane16(); i < d; i += 16) x[i] += add[(which ? which[row] : row) * d + i];
     warp_sync();
     float squares = 0;
     for (int i = lane16(); i < d; i += 16) squares = fmaf(x[i], x[i], squares);
@@ -43,10 +48,10 @@ KERNEL normalise(View w, const int* wanted, float* x, int x_stride, const float*
     warp_sync();
     quantise_row(out, d, w.bytes + row * w.bytes_stride, w.scales_of_rows + row, write);
 }
-// out (n) = silu(gate) * up, or silu(gate) where `up` is null; as floats and bytes.
-KERNEL gate(View w, const int* wanted, const float* x, int stride, int up_at, int n, float* out) {
+// out (n) = silu(gate) * up, or silu(gate) where `up_at` is 0; as floats and bytes.
+KERNEL gate(View w, const int* count, const float* x, int stride, int up_at, int n, float* out) {
     const int row = static_cast<int>(block_index());
-    if (skipped(w, row, wanted)) return;
+    if (row >= *count) return;
     x += row * stride;
     out += row * n;
     if (thread_index() < 16)
@@ -54,18 +59,157 @@ KERNEL gate(View w, const int* wanted, const float* x, int stride, int up_at, in
     warp_sync();
     quantise_row(out, n, w.bytes + row * w.bytes_stride, w.scales_of_rows + row, thread_index() < 16);
 }
-// out (rows, m.width) = bytes @ m + bias, or added to `out` (rows, stride) where `add`. 64 threads: one block of outputs.
-KERNEL product(View w, const int* wanted, LinearView m, float* out, int stride, bool add) {
-    const int row = static_cast<int>(block_row()), quads = (m.k + 3) / 4, n = static_cast<int>(block_index() * 64 + thread_index());
-    if (skipped(w, row, wanted)) return;
-    const auto* x = reinterpret_cast<const int*>(w.bytes + row * w.bytes_stride);
-    const auto* weights = reinterpret_cast<const int*>(m.w8) + static_cast<size_t>(block_index()) * quads * 64 + thread_index();
-    int sum = 0;
-    for (int q = 0; q < quads; ++q) sum = dp4a(x[q], weights[q * 64], sum);
-    const float y = fmaf(static_cast<float>(sum), m.scale[n] * w.scales_of_rows[row], m.bias[n]);
-    if (!add) out[row * stride + n] = y;
-    else if (n < m.n_out) out[row * stride + n] += y;
+
+// --- Products: 32 outputs of up to 16 rows per block ---
+//
+// Lane (group = lane / 4, quad = lane % 4) loads 16 bytes of weights at a time: outputs 4 group .. 4 group + 3 at one four
+// along k. Those four outputs are column `group` of four tensor core tiles, so that one load serves both ways to
+// multiply; and since a tile sums over k in any order, a lane's four fours along k may lie side by side in the rows.
+
+struct Place {  // of the running thread
+    int warp, group, quad;
+};
+DEVICE Place place_in_tile() {
+    const int thread = static_cast<int>(thread_index());
+    return {thread / 32, thread % 32 / 4, thread % 4};
 }
+DEVICE int tile_sum(int warp, int row, int output) { return (warp * TILE_ROWS + row) * TILE_OUTPUTS + output; }
+// What a warp's tensor core tiles hold, to shared memory from `at` on.
+DEVICE void put_tiles(const int (&sums)[4][4], const Place& p, SHARED_ARRAY(int, box), int at) {
+    for (int t = 0; t < 4; ++t)
+        for (int i = 0; i < 4; ++i) box[at + tile_sum(0, p.group + i / 2 * 8, 4 * (2 * p.quad + i % 2) + t)] = sums[t][i];
+}
+// The same of sums over a lane's own fours, rows by outputs: added over the quads first.
+DEVICE void put_few(int (&sums)[FEW_ROWS][4], int rows, const Place& p, SHARED_ARRAY(int, box), int at) {
+    for (int r = 0; r < FEW_ROWS; ++r) {
+        if (r >= rows) break;
+        for (int o = 0; o < 4; ++o) {
+            sums[r][o] += shuffle_xor(sums[r][o], 1);
+            sums[r][o] += shuffle_xor(sums[r][o], 2);
+            if (p.quad == 0) box[at + r * TILE_OUTPUTS + 4 * p.group + o] = sums[r][o];
+        }
+    }
+}
+DEVICE Quad load_row(const int8_t* x, int at, bool there) { return there ? load16(x + at) : Quad{}; }
+
+// out (rows, stride) = bytes @ m + bias, or added to `out` where `add`. Grid (width / 32, tiles of rows).
+KERNEL product8(View w, const int* count, LinearView m, float* out, int stride, bool add) {
+    const int first = static_cast<int>(block_row()) * TILE_ROWS, left = *count - first, rows = left < TILE_ROWS ? left : TILE_ROWS;
+    if (rows <= 0) return;
+    SHARED(int, box, WARPS * TILE_ROWS * TILE_OUTPUTS);
+    const Place p = place_in_tile();
+    const int tile = static_cast<int>(block_index());
+    const int8_t* x = w.bytes + static_cast<size_t>(first) * w.bytes_stride;
+    const int8_t* weights = m.w8 + (static_cast<size_t>(tile / 2) * m.quads * 64 + tile % 2 * TILE_OUTPUTS + 4 * p.group) * 4;
+    const bool few = rows <= FEW_ROWS;
+    if (few) {
+        int sums[FEW_ROWS][4] = {};
+        for (int chunk = p.warp * CHUNK_QUADS; chunk < m.quads; chunk += WARPS * CHUNK_QUADS) {
+            Quad b[4];
+            for (int j = 0; j < 4; ++j) b[j] = load16(weights + static_cast<size_t>(chunk + 4 * p.quad + j) * 256);
+            for (int r = 0; r < FEW_ROWS; ++r) {
+                if (r >= rows) break;
+                const Quad a = load16(x + r * w.bytes_stride + (chunk + 4 * p.quad) * 4);
+                for (int j = 0; j < 4; ++j)
+                    for (int o = 0; o < 4; ++o) sums[r][o] = dp4a(static_cast<int>(a.v[j]), static_cast<int>(b[j].v[o]), sums[r][o]);
+            }
+        }
+        put_few(sums, rows, p, box, tile_sum(p.warp, 0, 0));
+    } else {
+        int sums[4][4] = {};
+        for (int chunk = p.warp * CHUNK_QUADS; chunk < m.quads; chunk += WARPS * CHUNK_QUADS) {
+            Quad b[4];
+            for (int j = 0; j < 4; ++j) b[j] = load16(weights + static_cast<size_t>(chunk + 4 * p.quad + j) * 256);
+            const int at = (chunk + 4 * p.quad) * 4;
+            const Quad upper = load_row(x, p.group * w.bytes_stride + at, p.group < rows),
+                       lower = load_row(x, (p.group + 8) * w.bytes_stride + at, p.group + 8 < rows);
+            for (int s = 0; s < 4; s += 2) {
+                const unsigned a[4] = {upper.v[s], lower.v[s], upper.v[s + 1], lower.v[s + 1]};
+                for (int t = 0; t < 4; ++t) {
+                    const unsigned both[2] = {b[s].v[t], b[s + 1].v[t]};
+                    mma_s8(sums[t], a, both);
+                }
+            }
+        }
+        put_tiles(sums, p, box, tile_sum(p.warp, 0, 0));
+    }
+    block_sync();
+    for (int i = static_cast<int>(thread_index()); i < rows * TILE_OUTPUTS; i += PRODUCT_THREADS) {
+        const int r = i / TILE_OUTPUTS, row = first + r, n = tile * TILE_OUTPUTS + i % TILE_OUTPUTS;
+        int sum = 0;
+        for (int warp = 0; warp < WARPS; ++warp) sum += box[tile_sum(warp, r, i % TILE_OUTPUTS)];
+        const float y = fmaf(static_cast<float>(sum), m.scale[n] * w.scales_of_rows[row], m.bias[n]);
+        if (!add) out[row * stride + n] = y;
+        else if (n < m.n_out) out[row * stride + n] += y;
+    }
+}
+
+// Nibbles stand for themselves minus 8: as signed bytes, four at a time.
+DEVICE unsigned signed_nibbles(unsigned x) { return ((x & 0x0F0F0F0Fu) + 0x78787878u) ^ 0x80808080u; }
+
+// The same with weights of 4 bits. Sums of 32 along k are exact; they are added as floats in the order of k, so warps
+// make a batch of them and threads, an output each, add it.
+KERNEL product4(View w, const int* count, LinearView m, float* out, int stride, bool add) {
+    const int first = static_cast<int>(block_row()) * TILE_ROWS, left = *count - first, rows = left < TILE_ROWS ? left : TILE_ROWS;
+    if (rows <= 0) return;
+    constexpr int EACH = TILE_ROWS * TILE_OUTPUTS / PRODUCT_THREADS;  // outputs per thread
+    SHARED(int, box, WARPS * TILE_ROWS * TILE_OUTPUTS);
+    const Place p = place_in_tile();
+    const int tile = static_cast<int>(block_index()), groups = m.quads / 8, thread = static_cast<int>(thread_index());
+    const int8_t* x = w.bytes + static_cast<size_t>(first) * w.bytes_stride;
+    const uint8_t* weights = m.w4 + static_cast<size_t>(tile) * groups * RECORD4;
+    const bool few = rows <= FEW_ROWS;
+    const int height = few ? FEW_ROWS : TILE_ROWS, batch = few ? WARPS * TILE_ROWS / FEW_ROWS : WARPS;
+    float sums[EACH] = {};
+    for (int base = 0; base < groups; base += batch) {
+        for (int g = base + p.warp; g < base + batch && g < groups; g += WARPS) {
+            const Quad both = load16(weights + static_cast<size_t>(g) * RECORD4 + p.quad * 128 + p.group * 16);
+            const int at = g * 32 + p.quad * 4;
+            const auto word = [&](int row, int further) -> unsigned {
+                return row < rows ? *reinterpret_cast<const unsigned*>(x + row * w.bytes_stride + at + further) : 0;
+            };
+            if (few) {
+                int part[FEW_ROWS][4] = {};
+                for (int r = 0; r < FEW_ROWS; ++r) {
+                    if (r >= rows) break;
+                    const int low = static_cast<int>(word(r, 0)), high = static_cast<int>(word(r, 16));
+                    for (int o = 0; o < 4; ++o) {
+                        part[r][o] = dp4a(low, static_cast<int>(signed_nibbles(both.v[o])), part[r][o]);
+                        part[r][o] = dp4a(high, static_cast<int>(signed_nibbles(both.v[o] >> 4)), part[r][o]);
+                    }
+                }
+                put_few(part, rows, p, box, (g - base) * FEW_ROWS * TILE_OUTPUTS);
+            } else {
+                int part[4][4] = {};
+                const unsigned a[4] = {word(p.group, 0), word(p.group + 8, 0), word(p.group, 16), word(p.group + 8, 16)};
+                for (int t = 0; t < 4; ++t) {
+                    const unsigned b[2] = {signed_nibbles(both.v[t]), signed_nibbles(both.v[t] >> 4)};
+                    mma_s8(part[t], a, b);
+                }
+                put_tiles(part, p, box, (g - base) * TILE_ROWS * TILE_OUTPUTS);
+            }
+        }
+        block_sync();
+        for (int g = base; g < base + batch && g < groups; ++g) {
+            const auto* scales = reinterpret_cast<const uint16_t*>(weights + static_cast<size_t>(g) * RECORD4 + STRIP * GROUP4 / 2);
+            for (int e = 0; e < EACH; ++e) {
+                const int i = thread + e * PRODUCT_THREADS;
+                if (i < rows * TILE_OUTPUTS)
+                    sums[e] = fmaf(static_cast<float>(box[(g - base) * height * TILE_OUTPUTS + i]), half_to_float(scales[i % TILE_OUTPUTS]), sums[e]);
+            }
+        }
+        block_sync();
+    }
+    for (int e = 0; e < EACH; ++e) {
+        const int i = thread + e * PRODUCT_THREADS;
+        if (i >= rows * TILE_OUTPUTS) break;
+        const int row = first + i / TILE_OUTPUTS, n = tile * TILE_OUTPUTS + i % TILE_OUTPUTS;
+        const float y = fmaf(sums[e], w.scales_of_rows[row], m.bias[n]);
+        if (!add) out[row * stride + n] = y;
+        else if (n < m.n_out) out[row * stride + n] += y;
+    }
+}
+
 // One output of a float matrix.
 DEVICE float product_f32(const LinearView& m, const float* x, int n) {
     float sum = 0;

@@ -12,10 +12,13 @@ namespace {
 
 class Binding {
 public:
-    Binding(const nb::dict& config, const nb::dict& weights, const nb::dict& integers, Floats gumbel_table, size_t slots, float temperature)
+    Binding(const nb::dict& config, const nb::dict& weights, const nb::dict& integers, Floats gumbel_table, size_t slots, float temperature,
+            const std::string& precision, const std::string& turns)
         : config_(read_config(config)) {
         expect(slots > 0 && slots <= 4096, "slots: expected 1 to 4096, got " + std::to_string(slots));
         expect(temperature >= 0 && temperature < 1e30f, "temperature: expected a finite number >= 0");
+        expect(precision == "int8" || precision == "int4", "precision: expected int8 or int4, got '" + precision + "'");
+        expect(turns == "auto" || turns == "device" || turns == "host", "turns: expected auto, device or host, got '" + turns + "'");
         expect_shape(gumbel_table, "gumbel_table", {65536});
         const auto shared = [&](const char* name, const std::vector<size_t>& shape) {
             Ints array;
@@ -29,7 +32,11 @@ public:
         numbers_ = {shared("codes", {slots, cells}), shared("origin", {slots, 2}), shared("seed", {slots}),
                     shared("position", {slots}), shared("time", {slots}), shared("since_keyframe", {slots})};
         const std::vector<float> table(gumbel_table.data(), gumbel_table.data() + 65536);
-        engine_ = std::make_unique<cuda::Engine>(config_, read_tensors(weights), slots, temperature, table, numbers_);
+        engine_ = std::make_unique<cuda::Engine>(config_, read_tensors(weights), precision == "int4" ? Precision::INT4 : Precision::INT8, slots,
+                                                 temperature, table, numbers_,
+                                                 turns == "auto"     ? cuda::Turns::AUTO
+                                                 : turns == "device" ? cuda::Turns::BY_DEVICE
+                                                                     : cuda::Turns::BY_HOST);
     }
     void clear(size_t slot) { at(slot).clear(slot); }
     void prefill(size_t slot, const Rows& rows) {
@@ -108,8 +115,9 @@ private:
 NB_MODULE(GAMEGEN_MODULE, m) {
     m.doc() = "The CUDA engine, or its emulation; use it through gamegen_env.engine.cuda.";
     nb::class_<Binding>(m, "Engine")
-        .def(nb::init<const nb::dict&, const nb::dict&, const nb::dict&, Floats, size_t, float>(), nb::arg("config"), nb::arg("weights"),
-             nb::arg("integers"), nb::arg("gumbel_table"), nb::arg("slots"), nb::arg("temperature"))
+        .def(nb::init<const nb::dict&, const nb::dict&, const nb::dict&, Floats, size_t, float, const std::string&, const std::string&>(),
+             nb::arg("config"), nb::arg("weights"), nb::arg("integers"), nb::arg("gumbel_table"), nb::arg("slots"), nb::arg("temperature"),
+             nb::arg("precision"), nb::arg("turns"))
         .def("clear", &Binding::clear)
         .def("prefill", &Binding::prefill)
         .def("step", &Binding::step)

@@ -8,11 +8,12 @@
 
 namespace gamegen::cuda {
 
-// A packed weight matrix, laid out as `Linear` is. Either int8 or float is there.
+// A packed weight matrix. One of w8, w4 and w is there; k is padded with zeros to a multiple of 64, of 32 for w4.
 struct LinearView {
-    int n_out, k, width;
-    const int8_t* w8;    // (width / 64, ceil(k / 4), 64, 4)
-    const float* scale;  // (width)
+    int n_out, k, width, quads;  // quads: fours along the padded k
+    const int8_t* w8;    // (width / 64, quads, 64, 4)
+    const uint8_t* w4;   // (width / 32, quads / 8) records, as `Linear` has them
+    const float* scale;  // (width), of w8
     const float* w;      // (width / 64, k, 64)
     const float* bias;   // (width)
 };
@@ -30,7 +31,7 @@ struct PassRow {
     int index;          // in its step
     int commit;         // into the ring in this pass
     int decides;        // is its next token wanted?
-    int order;          // updates of the same slot before it in this pass
+    int latest;         // an update's number in `latest`
 };
 
 struct Latest {
@@ -39,16 +40,33 @@ struct Latest {
     float motion[MOTION];
 };
 
-// A slot's state on the device. `position`, `time` and `origin` are those of the start of the step.
+// A slot's state on the device. `position` and `time` are those of the start of the step.
 struct Live {
     int64_t seed, position, time;
-    int origin_x, origin_y;
     Token last;                          // of the step so far
-    int active, count, ended;            // count: tokens so far
+    int count;                           // tokens so far
     int scroll_x, scroll_y, n_updates;
     Token pending;                       // END of the step before
     int has_pending, pending_index, stage;
     int n_latest;
+};
+
+// --- Between host and device: in host memory that kernels read and write where it lies ---
+
+struct Request {  // of one slot's step
+    int slot, action, origin_x, origin_y;
+    int64_t seed, position, time;
+};
+struct Answer {
+    int scroll_x, scroll_y, x, y, reward_class, done, tokens, n_updates, first_update;
+};
+struct Change {
+    int cell, code;
+};
+struct Mail {
+    int n_requests, n_known, known_slot;
+    int playing;  // slots whose step goes on, or known tokens that are left
+    int64_t known_start;
 };
 
 struct View {
@@ -59,25 +77,35 @@ struct View {
     const float *small, *code, *norm, *code_norm, *pointer_norm, *sentinel, *ballistic_norm, *ageing, *gumbel;
     float sentinel_bias;
     LinearView event_head, code_in, code_out, code_logits, end_head, pointer_query, ballistic_query, aim, motion;
+    // host memory
+    Mail* mail;
+    Request* requests;             // (slots), in the order asked for
+    Answer* answers;               // (slots), in the same order
+    Change* changes;               // (slots * n_cells), of one slot behind those of another
+    Token* known;                  // (stage_tokens) of a keyframe or step that is known
     // per slot
     Live* live;
-    int32_t *codes, *update_cells, *update_codes;  // (slots, n_cells)
+    int32_t* codes;                // (slots, n_cells)
+    Change* updates;               // (slots, n_cells), of the step being decoded
     uint8_t *k, *v;                // (slots, layer_heads, places * 32), as HeadCache
-    uint16_t *scales;              // (slots, layer_heads, 4, places): k scale, k minimum, v scale, v minimum
+    uint16_t* scales;              // (slots, layer_heads, 4, places): k scale, k minimum, v scale, v minimum
     uint16_t* staged;              // (slots, 2, stage_tokens, layer_heads, 2, 64) halves
     int16_t *stage_codes, *held;   // (slots, 2, stage_tokens); (slots, window)
     Latest* latest;                // (slots, max_latest)
+    // what is going on: slots of this call; those whose step goes on, and each one's row; rows of the pass; those that
+    // want a code; known tokens that earlier passes had
+    int *asked, *n_asked, *playing, *n_playing, *row_of, *n_rows, *code_rows, *n_code_rows, *n_before;
     // per pass
-    int *n_rows, *n_active;
     PassRow* rows;                 // (max_rows), as all below
     Token* next;
     int* wanted;                   // is a code to be drawn?
-    float *x, *normed, *hidden, *heads, *attended, *wide, *gated, *turn, *scales_of_rows, *events, *queries, *aims,
-        *described, *inner, *query, *code_scores, *turned;
+    float *x, *normed, *hidden, *heads, *attended, *wide, *gated, *turn, *scales_of_rows, *events, *queries, *aims;
+    float *described, *inner, *query, *code_scores, *turned;  // by number in code_rows
     int8_t* bytes;
     int bytes_stride;
     float *logits, *tops;          // (max_rows, n_heads + 1, logits_width); (max_rows, n_heads, places / 64)
     int* partial;                  // (max_rows, n_heads, places / 64, 64)
+    int8_t* weights;               // (max_rows, n_heads, places)
 };
 
 }  // namespace gamegen::cuda
