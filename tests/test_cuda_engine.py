@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from gamegen_env.image import packaged_images
 from tests.conftest import random_model
 from tests.test_engines import ACTIONS, spell
 from tests.test_native import packaged_tile_map, same
+from tests.test_native_fuzz import random_config
 
 pytestmark = pytest.mark.usefixtures("simt")
 
@@ -58,6 +60,28 @@ def test_emulated_engine_decodes_what_native_decodes(
     native.step([0], [4])
     cuda.load(0, native.save(0))  # one snapshot format
     play_both(native, cuda, 5)
+
+
+def test_random_shapes_play_as_native_does(simt: Any, small_map_config: ModelConfig) -> None:
+    """Widths that fill no tile, heads that share loads or do not, with and without the modules. FUZZ_ROUNDS: longer."""
+    rng = np.random.default_rng(0)
+    for round_ in range(int(os.environ.get("FUZZ_ROUNDS", "5"))):
+        simt.seed(round_)
+        config = random_config(small_map_config, rng, most_motion=0)
+        weights = random_model(config, end_bias=float(rng.uniform(1, 4)))[1]
+        options = {
+            "precision": str(rng.choice(["int8", "int4"])),
+            "temperature": float(rng.choice([0, 0.3, 1.0, 5.0])),
+        }
+        slots = int(rng.integers(1, 7))
+        native = NativeEngine(config, weights, slots, threads=1, **options)  # type: ignore[arg-type]
+        turns = str(rng.choice(["device", "host"]))
+        cuda = CudaEngine(config, weights, slots, turns=turns, emulate=True, **options)  # type: ignore[arg-type]
+        for slot in range(slots):
+            tile_map = rng.integers(0, 64, config.stream.n_cells)
+            for engine in (native, cuda):
+                engine.reset(slot, tile_map, seed=slot)
+        play_both(native, cuda, 4)
 
 
 @pytest.mark.slow

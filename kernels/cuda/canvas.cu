@@ -9,7 +9,13 @@ namespace gamegen::cuda {
 namespace {
 
 LinearView upload(Memory& memory, const Linear& m) {
-    return {static_cast<int>(m.n_out), static_cast<int>(m.k), static_cast<int>(m.width()), nullptr, nullptr, memory.copy(m.w), memory.copy(m.bias)};
+    LinearView v{};
+    v.n_out = static_cast<int>(m.n_out);
+    v.k = static_cast<int>(m.k);
+    v.width = static_cast<int>(m.width());
+    v.w = memory.copy(m.w);
+    v.bias = memory.copy(m.bias);
+    return v;
 }
 
 }  // namespace
