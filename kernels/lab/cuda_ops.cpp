@@ -231,7 +231,7 @@ void check_turn(Random& random, Values values) {
                 std::copy_n(value, HEAD, staged.data() + h * 128 + 64);
             }
             native.round_half(staged.data(), staged.size());
-            for (size_t h = 0; commits && h < kv; ++h) g.slot.commit(h, staged.data() + h * 128, 132 % 96);
+            for (size_t h = 0; commits && h < kv; ++h) g.slot.commit(native, h, staged.data() + h * 128, 132 % 96);
             const std::string which = spell("heads", heads) + spell("kv", kv);
             compare("turn_heads", which, g.w.heads, expected.data(), heads * HEAD);
             compare("turn_heads, staged", which, g.floats(0).data() + 2 * kv * 128, staged.data(), staged.size());
@@ -278,7 +278,7 @@ void check_commit(Random& random) {
             LAUNCH(stream, commit, dim3(2, static_cast<unsigned>(kv)), 64, g.w);
             const auto staged = g.floats(0);
             for (size_t i = 0; i < count; ++i)
-                for (size_t h = 0; h < kv; ++h) g.slot.commit(h, staged.data() + (i * kv + h) * 128, (97 * 3 - 5 + i) % 97);
+                for (size_t h = 0; h < kv; ++h) g.slot.commit(native, h, staged.data() + (i * kv + h) * 128, (97 * 3 - 5 + i) % 97);
             g.compare_rings("commit", spell("tokens", count));
         }
 }
