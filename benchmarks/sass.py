@@ -95,15 +95,21 @@ class Expected:
 # Kernels without a row get `Expected()`; a row may be for one instance of a template, "product<16>", or for all. When a
 # kernel has become better, tighten its row.
 EXPECTED = {
-    "attend": Expected(blocks=24, registers=56, shared=1536, has=("IDP.4A", "SHFL"), heads=4),
-    "product": Expected(threads=64, blocks=24, registers=40, shared=0, has=("IDP.4A",), memory=0.5),
+    # Query heads of one KV head that a block has: the fewer, the more blocks, which one game needs.
+    "attend<1>": Expected(blocks=24, registers=64, shared=512, has=("IDP.4A", "SHFL", "LDG.E.128"), heads=4),
+    "attend<2>": Expected(blocks=12, registers=72, shared=768, has=("IDP.4A", "SHFL", "LDG.E.128"), heads=2),
+    "attend<4>": Expected(blocks=6, registers=112, shared=1536, has=("IDP.4A", "SHFL", "LDG.E.128")),
+    # Up to four rows with dp4a, more with tensor cores. A quarter of the loads of the former are weights at one row.
+    "product8": Expected(
+        blocks=48, registers=80, shared=8192, has=("IDP.4A", "IMMA", "LDG.E.128"), loads=16, memory=0.5
+    ),
+    "product4": Expected(registers=64, shared=8192, has=("IDP.4A", "IMMA", "LDG.E.128")),
     "turn_heads": Expected(threads=576, registers=56, shared=0, has=("SHFL",)),
     "normalise": Expected(threads=32, registers=48, shared=0),
     "gate": Expected(threads=32, registers=48, shared=0),
     "quantise": Expected(threads=32, registers=48, shared=0),
-    # `values[64]` of put4 lies in local memory on sm_100 and sm_120, `turned[64]` of draw_code everywhere.
-    "commit": Expected(threads=64, registers=104, shared=0, local=256),
-    "commit_ends": Expected(threads=12, registers=104, shared=0, local=256),
+    # `turned[64]` of draw_code lies in local memory, and on sm_100 and sm_120 what add_paths sums up.
+    "commit": Expected(threads=64, registers=40, shared=0),
     "add_paths": Expected(registers=80, local=64, has=("IDP.4A",)),
     "draw_code": Expected(registers=80, shared=17 * 1024 + 512, local=256, has=("IDP.4A",)),
     "embed": Expected(registers=48),
@@ -119,7 +125,7 @@ EXPECTED = {
     "copy_memory": Expected(threads=256, registers=40, shared=0),
     "read_memory": Expected(threads=256, registers=48, shared=0),
 }
-HOT = ("attend", "product")
+HOT = ("attend", "product8", "product4")
 
 
 @dataclass
@@ -134,10 +140,9 @@ class Loop:
     def instructions(self) -> int:
         return self.codes.total()
 
-    @property
-    def products(self) -> int:
-        """Integer products: dp4a, or tensor-core ones."""
-        return sum(n for code, n in self.codes.items() if code.startswith(("IDP", "IMMA")))
+    def count(self, start: str) -> int:
+        """Count instructions by the start of their names."""
+        return sum(n for code, n in self.codes.items() if code.startswith(start))
 
     @property
     def loaded(self) -> int:
@@ -180,10 +185,13 @@ class Kernel:
         return dict(sorted(found.items()))
 
     def main_loops(self) -> list[Loop]:
-        """Loops that multiply what they load; of an unrolled one and its remainders only the largest."""
-        loops = [loop for loop in self.loops if loop.products and loop.loaded]
-        most = max((loop.products for loop in loops), default=0)
-        return [loop for loop in loops if loop.products * 2 >= most]
+        """Loops that multiply what they load, with dp4a or on tensor cores; no remainders of unrolled ones."""
+        found = []
+        for kind in ("IDP", "IMMA"):
+            count = {id(loop): loop.count(kind) for loop in self.loops if loop.loaded}
+            most = max(count.values(), default=0)
+            found += [loop for loop in self.loops if 0 < most <= 2 * count.get(id(loop), 0) and loop not in found]
+        return found
 
 
 def is_load(code: str) -> bool:

@@ -80,9 +80,11 @@ def test_faults_are_found(tmp_path: Path) -> None:
     assert sass.faults(good) == []
     assert set(good.loads()) == {16}
     (loop,) = good.main_loops()
-    assert loop.loaded == loop.products * 8  # a product takes four bytes on either side
-    assert sass.Expected(memory=0.5, blocks=10, threads=32, heads=2).under_way(loop) == 10 * 32 * loop.products * 4 / 2
-    assert sass.Expected(memory=0.5).cost(loop) == pytest.approx(loop.instructions / (loop.products / 4))
+    assert loop.loaded == loop.count("IDP") * 8  # a product takes four bytes on either side
+    assert (
+        sass.Expected(memory=0.5, blocks=10, threads=32, heads=2).under_way(loop) == 10 * 32 * loop.count("IDP") * 4 / 2
+    )
+    assert sass.Expected(memory=0.5).cost(loop) == pytest.approx(loop.instructions / (loop.count("IDP") / 4))
 
 
 def test_loops_are_the_innermost_backward_branches() -> None:
