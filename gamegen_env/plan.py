@@ -27,8 +27,10 @@ KV_BYTES = 36  # of 64 values: 64 nibbles, scale and minimum; see kernels/README
 SHARE_OF_BANDWIDTH = 0.7  # calm and others reach 0.75 to 0.85 of it with weights this large
 SHARE_OF_PEAK = 0.5
 LAUNCH = 1.3e-6  # seconds, of one kernel in a CUDA graph (Hazy Research, "No Bubbles")
-LAUNCHES_PER_LAYER = 5  # norm to stage, attention, its output, gate and up, down
-LAUNCHES_PER_PASS = 6  # embedding, norm and events, two of the code head, sampler, bookkeeping
+# As kernels/cuda/engine.cu launches them.
+LAUNCHES_PER_LAYER = 10  # norm, products of four matrices, what lies between them, heads to stage, attention
+LAUNCHES_PER_PASS = 14  # embedding, norm, events, ten of the code head and the samplers, bookkeeping
+LAUNCHES_OF_POINTER, LAUNCHES_OF_BALLISTICS = 1, 4
 RESERVED = 0.6e9  # bytes that a CUDA context, code and workspace take
 SLOTS = (1, 16, 64, 256)
 
@@ -58,7 +60,7 @@ class Counts:
     weight_bytes: float  # held
     pass_bytes: float  # of weights, read by every pass
     kv_bytes: int  # held per slot, and read by every token
-    staged_bytes: int  # held per slot: the step in work, in 16 bits
+    staged_bytes: int  # held per slot, in 16 bits: the step in work and the one whose END is pending
     row_operations: float  # per token and pass, in weights
     attention_operations: float  # per token, at a full window
     launches: int  # kernels per pass
@@ -88,10 +90,13 @@ def count(config: ModelConfig, weight_bits: int = 8) -> Counts:
         weight_bytes=per_weight * (multiplied + vocabulary) + 2 * (vocabulary + table),
         pass_bytes=per_weight * (multiplied + vocabulary),
         kv_bytes=kv_groups * t.window * KV_BYTES,
-        staged_bytes=kv_groups * s.max_step_tokens * t.head_dim * 2,
+        staged_bytes=2 * kv_groups * s.max_step_tokens * t.head_dim * 2,
         row_operations=2.0 * (multiplied + vocabulary),
         attention_operations=4.0 * looks * t.n_heads * t.head_dim * t.window,
-        launches=LAUNCHES_PER_LAYER * t.n_layers + LAUNCHES_PER_PASS,
+        launches=LAUNCHES_PER_LAYER * t.n_layers
+        + LAUNCHES_PER_PASS
+        + LAUNCHES_OF_POINTER * t.pointer
+        + LAUNCHES_OF_BALLISTICS * t.ballistics,
     )
 
 
