@@ -7,9 +7,10 @@
 Regime: random weights (speed only), a full window, 4-bit cache, no drafting, no keyframes; one token per sequence and
 pass: games are sent on as they finish. Times are the process's own on one thread (a neighbour on the core does not
 count), of the clock on more. `native` plays games whose steps are some dozen tokens (the head of codes runs for
-updates only, as in play); `torch` is a plain Llama of the same shape in bfloat16, eager, with its cache in bfloat16 and argmax over a vocabulary
-of codes and events. A peer is a command; it is given --layers --d-model --heads --kv-heads --d-ff --vocab --context
---sequences --threads and answers with a last line of JSON that maps a name to tokens per second.
+updates only, as in play); `torch` is a plain Llama of the same shape in bfloat16, eager, with its cache in bfloat16 and
+argmax over a vocabulary of codes and events. A peer is a command; it is given --layers --d-model --heads --kv-heads
+--d-ff --vocab --context --sequences --threads and answers with a last line of JSON that maps a name to tokens per
+second.
 Ceilings are measured in the same run: what one thread reads from memory, and 8-bit products that need no memory (by
 `build/lab/bench` if that is built). A token's bytes are the blocks' weights (shared by the sequences of a pass) and
 its window; its operations two per weight and two per cached number and query head. The last line is JSON.
