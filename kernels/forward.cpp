@@ -91,7 +91,10 @@ void Forward::attend(const Row* rows, size_t n, size_t layer) {
     const size_t group = c.group(), width = model_.layers[layer].qkv.width();
     for (size_t r = 0; r < n; ++r)
         for (size_t kv = 0; kv < c.n_kv_heads; ++kv) {
-            const Seen s = seen(rows[r], layer * c.n_kv_heads + kv, rows[r].position);
+            Seen s = seen(rows[r], layer * c.n_kv_heads + kv, rows[r].position);
+            const bool last = kv + 1 == c.n_kv_heads;
+            if (!last || r + 1 < n)
+                s.next = rows[r + last].slot->cache(layer * c.n_kv_heads + (last ? 0 : kv + 1)).k;
             float* out = attended_.data() + r * c.n_heads * HEAD + kv * group * HEAD;
             ops_.scores(heads_.data() + r * width + kv * group * HEAD, group, s, logits_.data());
             ops_.mix(logits_.data(), group, s, out);

@@ -8,6 +8,11 @@
 namespace gamegen {
 
 GAMEGEN_HD static inline float half_to_float(uint16_t h) {
+#if defined(__CUDA_ARCH__)  // one instruction, exact
+    float converted;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(converted) : "h"(h));
+    return converted;
+#else
     const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16;
     uint32_t exponent = (h >> 10) & 31, mantissa = h & 1023, bits;
     if (exponent == 31) {
@@ -22,10 +27,16 @@ GAMEGEN_HD static inline float half_to_float(uint16_t h) {
     float r;
     std::memcpy(&r, &bits, 4);
     return r;
+#endif
 }
 
 // Round to nearest, half to even; beyond the range: infinity.
 GAMEGEN_HD static inline uint16_t float_to_half(float x) {
+#if defined(__CUDA_ARCH__)  // the same rounding; not a number becomes another one
+    uint16_t converted;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(converted) : "f"(x));
+    return converted;
+#else
     uint32_t bits;
     std::memcpy(&bits, &x, 4);
     const uint32_t sign = (bits >> 16) & 0x8000;
@@ -42,6 +53,7 @@ GAMEGEN_HD static inline uint16_t float_to_half(float x) {
     }
     const uint32_t odd = (bits >> 13) & 1;
     return static_cast<uint16_t>(sign | ((bits - 0x38000000 + 0xFFF + odd) >> 13));
+#endif
 }
 
 }  // namespace gamegen

@@ -45,6 +45,7 @@ template <class L> struct Attention : Basic<L> {
 #pragma GCC unroll 8
             for (int i = 0; i < 8; ++i) {
                 const B both = L::bload(k + 64 * i), low = L::low_nibbles(both), high = L::high_nibbles(both);
+                __builtin_prefetch(s.cache.v + at * (HEAD / 2) + 64 * static_cast<size_t>(i), 0, 2);
 #pragma GCC unroll 8
                 for (int g = 0; g < G; ++g) {
                     acc[g] = L::dp4(acc[g], low, L::bset1(q[g].quads[i]));
@@ -148,6 +149,10 @@ template <class L> struct Attention : Basic<L> {
             for (size_t four = 0; four < BLOCK; four += 4) {
                 const uint8_t* v = s.cache.v + (at + four) * (HEAD / 2);
                 const B first = L::bload(v), second = L::bload(v + 64);
+                if (s.next) {
+                    __builtin_prefetch(s.next + (at + four) * (HEAD / 2), 0, 2);
+                    __builtin_prefetch(s.next + (at + four) * (HEAD / 2) + 64, 0, 2);
+                }
                 const B n[4] = {L::low_nibbles(first), L::low_nibbles(second), L::high_nibbles(first), L::high_nibbles(second)};
 #pragma GCC unroll 8
                 for (int g = 0; g < G; ++g) {

@@ -12,7 +12,18 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gamegen_env"
 
-BELOW_ENGINE = {"actions", "ballistics", "config", "stream", "transformer", "sampling", "kv4", "pointer", "engine"}
+BELOW_ENGINE = {
+    "actions",
+    "ballistics",
+    "config",
+    "motion",
+    "stream",
+    "transformer",
+    "sampling",
+    "kv4",
+    "pointer",
+    "engine",
+}
 MODELS = {
     "actions",
     "config",
@@ -42,7 +53,8 @@ RULES = {
     "kv4": {"transformer"},
     "sampling": set(),
     "stream": {"config"},
-    "canvas": {"config"},
+    "motion": {"config"},
+    "canvas": {"config", "motion"},
     "scroll": set(),
     "cell_cache": {"canvas"},
     "closed_loop": {"canvas", "cell_cache", "config", "scroll", "stream"},

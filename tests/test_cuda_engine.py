@@ -85,6 +85,7 @@ def test_random_shapes_play_as_native_does(simt: Any, small_map_config: ModelCon
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(0)  # an hour and more for sixteen slots
 @pytest.mark.parametrize("slots", [1, 3, 16])
 @pytest.mark.parametrize("name", ["pocket", "pocket-22"])
 def test_emulated_engine_plays_packaged_weights_as_native_does(name: str, slots: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections import Counter
@@ -35,7 +36,8 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[sass.Kernel]:
 def test_machine_code_is_as_expected(architecture: str, kernels: list[sass.Kernel]) -> None:
     """Registers, shared and local memory below their ceilings, the instructions that are meant, wide loads."""
     here = [kernel for kernel in kernels if kernel.architecture == architecture]
-    written = sum(path.read_text().count("\nKERNEL ") for path in (KERNELS / "cuda").glob("*.cuh"))
+    sources = "\n".join(path.read_text() for path in (KERNELS / "cuda").glob("*.cuh"))
+    written = len(re.findall(r"^(?:template <.*> )?KERNEL ", sources, re.MULTILINE))
     assert len({kernel.family for kernel in here}) == written
     names = {kernel.name for kernel in here} | {kernel.family for kernel in here}
     assert set(sass.EXPECTED) <= names, "a row of EXPECTED names no kernel"
@@ -46,7 +48,8 @@ def test_machine_code_is_as_expected(architecture: str, kernels: list[sass.Kerne
 
 # On purpose: an array indexed by data lies in local memory, and the loads are of one byte.
 BAD = """
-__global__ void attend(const signed char* x, const int* at, int* y, int n) {
+template <int G> __global__ void attend(const signed char* x, const int* at, int* y, int n) {
+    y += G;
     int values[64];
     for (int i = 0; i < 64; ++i) values[at[i] & 63] = x[i];
     int sum = 0;
@@ -61,6 +64,7 @@ template <int K> __global__ void product(const int4* w, const int4* x, int* y, i
     }
     *y = sum;
 }
+template __global__ void attend<1>(const signed char*, const int*, int*, int);
 template __global__ void product<7>(const int4*, const int4*, int*, int);
 """
 
@@ -70,10 +74,10 @@ def test_faults_are_found(tmp_path: Path) -> None:
     source = tmp_path / "bad.cu"
     source.write_text(BAD)
     by_name = {kernel.name: kernel for kernel in compiled(source, tmp_path, ("sm_90",))}
-    assert set(by_name) == {"attend", "product<7>"}
-    bad, good = by_name["attend"], by_name["product<7>"]
+    assert set(by_name) == {"attend<1>", "product<7>"}
+    bad, good = by_name["attend<1>"], by_name["product<7>"]
     said = "\n".join(sass.faults(bad))
-    assert "sm_90 attend: local: expected at most 0, got 256" in said
+    assert "sm_90 attend<1>: local: expected at most 0, got 256" in said
     assert "instructions: expected IDP.4A, got none" in said
     assert bad.spill_instructions > 0
     assert 1 in bad.loads()

@@ -4,7 +4,7 @@
 
 namespace gamegen::cuda {
 
-constexpr int ATTEND_THREADS = 128;
+constexpr int DRAW_THREADS = 128, ATTEND_THREADS = 256;
 
 // What one token sees in one layer and KV head; as Seen of ops.h.
 struct View4 {
@@ -38,8 +38,8 @@ DEVICE View4 see(const View& w, const PassRow& r, int layer_head, int64_t positi
     return s;
 }
 
-// A query as signed bytes, dimensions 4 i .. 4 i + 3 in word i, its scale and its sum: number `at`, from one half warp to the
-// block.
+// A query as signed bytes, dimensions 4 i .. 4 i + 3 in word i, its scale and its sum: number `at`, from half a warp to the
+// block. Run by a warp.
 DEVICE void put_query(const Head& h, SHARED_ARRAY(int, quads), SHARED_ARRAY(float, numbers), int at, bool write) {
     float top = 0, sum = h.v[0];
     for (int j = 0; j < 4; ++j) top = top > fabs_of(h.v[j]) ? top : fabs_of(h.v[j]);
@@ -106,9 +106,8 @@ DEVICE void scores(const Head (&heads)[G], SHARED_ARRAY(int, quads), SHARED_ARRA
             for (int g = 0; g < G; ++g) logits[g * stride + at] = seen ? key_score(sums[g][t], numbers[2 * g], numbers[2 * g + 1], s, at) : LOWEST;
         }
     }
-    const int first = thread / 16, groups = threads / 16;
-    for (int base = 0; base < s.n_staged; base += groups) {
-        const int i = base + first, valid = i < s.n_staged;
+    for (int two = thread / 32 * 2; two < s.n_staged; two += threads / 16) {  // a token for half a warp
+        const int i = two + thread / 16 % 2, valid = i < s.n_staged;
         const Head key = load_staged(s.staged + static_cast<size_t>(valid ? i : 0) * s.staged_stride);
         for (int g = 0; g < G; ++g) {
             const float dot = dot_heads(heads[g], key);
@@ -119,23 +118,6 @@ DEVICE void scores(const Head (&heads)[G], SHARED_ARRAY(int, quads), SHARED_ARRA
         for (int g = 0; g < G; ++g) logits[g * stride + at] = LOWEST;
 }
 
-DEVICE float warp_largest(float x) {
-    for (int h = 16; h; h /= 2) {
-        const float other = shuffle_xor(x, h);
-        x = x > other ? x : other;
-    }
-    return x;
-}
-// Over the block: the largest of everyone's numbers, known to everyone. `box`: one float per warp.
-DEVICE float block_largest(float x, SHARED_ARRAY(float, box)) {
-    x = warp_largest(x);
-    block_sync();
-    if (thread_index() % 32 == 0) box[thread_index() / 32] = x;
-    block_sync();
-    x = box[0];
-    for (unsigned i = 1; i < block_size() / 32; ++i) x = x > box[i] ? x : static_cast<float>(box[i]);
-    return x;
-}
 DEVICE float block_maximum(const float* x, int n, SHARED_ARRAY(float, box)) {
     float top = LOWEST;
     for (int i = static_cast<int>(thread_index()); i < n; i += static_cast<int>(block_size())) top = top > x[i] ? top : x[i];
@@ -230,7 +212,7 @@ template <int G> KERNEL attend(View w, int layer, int width) {
     Head queries[G];
     for (int g = 0; g < G; ++g) {
         queries[g] = load_head(w.heads + row * width + (first + g) * 64);
-        put_query(queries[g], quads, numbers, g, thread < 16);
+        if (thread < 32) put_query(queries[g], quads, numbers, g, thread < 16);
     }
     block_sync();
     float* logits = w.logits + (static_cast<size_t>(row) * (n_heads + 1) + first) * w.logits_width;

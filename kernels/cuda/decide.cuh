@@ -55,7 +55,7 @@ KERNEL add_paths(View w) {
         place[i] = static_cast<float>(from) + velocity * (before - back * (dt - before)) + gravity * dt * dt / 2;
         if (!axis) elapsed[i / 2] = dt;
     }
-    constexpr int MOST = 1024 / ATTEND_THREADS;  // cells per thread
+    constexpr int MOST = 1024 / DRAW_THREADS;  // cells per thread
     float led[MOST] = {};
     for (int h = 0; h < n_heads; ++h) {
         const int kv = h / (n_heads / static_cast<int>(c.n_kv_heads));
@@ -64,7 +64,7 @@ KERNEL add_paths(View w) {
         norm_head(query, w.ballistic_norm);
         place_head(query, w.turn + row * 64);
         for (float& v : query.v) v *= 0.125f;
-        put_query(query, quads, numbers, 0, thread < 16);
+        if (thread < 32) put_query(query, quads, numbers, 0, thread < 16);
         if (thread < 16)
             for (int j = 0; j < 4; ++j) floats[lane16() + 16 * j] = query.v[j];
         block_sync();
@@ -118,12 +118,12 @@ KERNEL add_paths(View w) {
                 inverse[thread] = sum > 0 ? 1.0f / sum : 0.0f;
             }
             block_sync();
-            for (int i = 0, cell = thread; i < MOST && cell < m * m; ++i, cell += ATTEND_THREADS)
+            for (int i = 0, cell = thread; i < MOST && cell < m * m; ++i, cell += DRAW_THREADS)
                 led[i] = fmaf(lines[cell / m] * inverse[0] * (weight * gain), lines[32 + cell % m] * inverse[1], led[i]);
             block_sync();
         }
     }
-    for (int i = 0, cell = thread; i < MOST && cell < m * m; ++i, cell += ATTEND_THREADS)
+    for (int i = 0, cell = thread; i < MOST && cell < m * m; ++i, cell += DRAW_THREADS)
         w.events[row * w.event_head.width + cell] += led[i];
 }
 KERNEL aim(View w) {
@@ -193,8 +193,8 @@ KERNEL draw_event(View w) {
         if (thread == 0) w.wanted[row] = 0;
         return;
     }
-    SHARED(float, box, ATTEND_THREADS / 32);
-    SHARED(int, who, ATTEND_THREADS / 32);
+    SHARED(float, box, DRAW_THREADS / 32);
+    SHARED(int, who, DRAW_THREADS / 32);
     SHARED(float, ends, 5);
     const PassRow& r = w.rows[row];
     const Grammar& g = w.config.grammar;
@@ -256,8 +256,8 @@ KERNEL draw_code(View w) {
     const int number = static_cast<int>(block_index()), thread = static_cast<int>(thread_index()), threads = static_cast<int>(block_size());
     if (number >= *w.n_code_rows) return;
     const int row = w.code_rows[number];
-    SHARED(float, box, ATTEND_THREADS / 32);
-    SHARED(int, who, ATTEND_THREADS / 32);
+    SHARED(float, box, DRAW_THREADS / 32);
+    SHARED(int, who, DRAW_THREADS / 32);
     SHARED(int, quads, 16);
     SHARED(float, numbers, 2);
     SHARED(float, heads, MAX_HEADS * 64);
@@ -293,7 +293,7 @@ KERNEL draw_code(View w) {
         for (int i = 0; i < 64; ++i) turned[i] = turn[i];
         place_head(query, turned);
         for (float& v : query.v) v *= 0.125f;
-        put_query(query, quads, numbers, 0, thread < 16);
+        if (thread < 32) put_query(query, quads, numbers, 0, thread < 16);
         block_sync();
         const View4 s = see(w, r, static_cast<int>(c.n_layers - 1) * n_kv + kv, r.position + 1);
         width = s.width();

@@ -1,6 +1,5 @@
 // CUDA on the host, for tests; what it promises stands in simt.h, which includes it.
 #pragma once
-#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -62,10 +61,14 @@ struct Storage {
     std::vector<Element> elements;
 };
 
+// Where to go on: __builtin_setjmp and __builtin_longjmp save a frame, a stack and an address, nothing else. The former
+// stands in functions that are not inlined, and the latter in others.
+using Jump = void* [5];
+
 // A thread of the block. Its stack is used by block after block.
 struct Fiber {
     ucontext_t start;
-    jmp_buf resume;
+    Jump resume;
     std::unique_ptr<char[]> stack{new char[STACK]};
     bool started = false, done = true, at_block = false, at_warp = false;
     uint64_t block_epoch = 0;
@@ -80,7 +83,7 @@ struct Machine {
     dim3 index;
     uint64_t epoch = 0, first_epoch = 0;  // of the block; of its beginning
     unsigned now = 0;  // running thread
-    jmp_buf scheduler;
+    Jump scheduler;
     const std::function<void()>* body = nullptr;
     std::exception_ptr failure;
     std::mt19937 random;
@@ -91,14 +94,14 @@ struct Machine {
         return !f.done && !(f.at_block && f.block_epoch == epoch) && !(f.at_warp && f.warp_epoch == warps[t / WARP].epoch);
     }
 };
-// A pointer of its own, as looking up a thread's objects costs a call in a shared library.
+[[gnu::noinline]] inline Machine* this_threads_machine() {
+    static thread_local const auto m = std::make_unique<Machine>();
+    return m.get();
+}
+// By a pointer of its own, as looking up a thread's objects costs a call in a shared library.
 inline Machine& machine() {
-    static thread_local std::unique_ptr<Machine> owner;
     [[gnu::tls_model("initial-exec")]] static thread_local Machine* m = nullptr;
-    if (!m) {
-        owner = std::make_unique<Machine>();
-        m = owner.get();
-    }
+    if (!m) m = this_threads_machine();
     return *m;
 }
 
@@ -108,26 +111,30 @@ inline Machine& machine() {
                              ", " + std::to_string(m.index.y) + ")");
 }
 
+// Back to the scheduler, until the thread is entered again.
+[[noreturn, gnu::noinline]] inline void to_scheduler(Machine& m) { __builtin_longjmp(m.scheduler, 1); }
+[[gnu::noinline]] inline void rest(Machine& m) {
+    if (!__builtin_setjmp(m.fibers[m.now]->resume)) to_scheduler(m);
+}
 inline void entry() {
-    Machine& m = machine();
     for (;;) {
+        Machine& m = machine();
         try {
             (*m.body)();
         } catch (...) {
             if (!m.failure) m.failure = std::current_exception();
         }
-        Fiber& f = *m.fibers[m.now];
-        f.done = true;
+        m.fibers[m.now]->done = true;
         --m.alive;
-        if (!_setjmp(f.resume)) _longjmp(m.scheduler, 1);
+        rest(m);
     }
 }
 // Go on as thread `t`.
-[[noreturn]] inline void enter(Machine& m, unsigned t) {
+[[noreturn, gnu::noinline]] inline void enter(Machine& m, unsigned t) {
     Fiber& f = *m.fibers[t];
     f.at_block = f.at_warp = false;
     m.now = t;
-    if (f.started) _longjmp(f.resume, 1);
+    if (f.started) __builtin_longjmp(f.resume, 1);
     f.started = true;
     getcontext(&f.start);
     f.start.uc_stack.ss_sp = f.stack.get();
@@ -138,20 +145,20 @@ inline void entry() {
     __builtin_unreachable();
 }
 // On to the next lane of the running thread's warp that can run, or else to the scheduler.
-[[noreturn]] inline void leave(Machine& m) {
+[[noreturn, gnu::noinline]] inline void leave(Machine& m) {
     const unsigned first = m.now / WARP * WARP, count = std::min(WARP, m.threads - first), lane = m.now - first;
     for (unsigned i = 1; i < count; ++i) {
         const unsigned t = first + (lane + i) % count;
         if (m.runs(t)) enter(m, t);
     }
-    _longjmp(m.scheduler, 1);
+    to_scheduler(m);
 }
 // The running thread waits.
-inline void wait(Machine& m) {
-    if (!_setjmp(m.fibers[m.now]->resume)) leave(m);
+[[gnu::noinline]] inline void wait(Machine& m) {
+    if (!__builtin_setjmp(m.fibers[m.now]->resume)) leave(m);
 }
-inline void run_thread(Machine& m, unsigned t) {
-    if (!_setjmp(m.scheduler)) enter(m, t);
+[[gnu::noinline]] inline void run_thread(Machine& m, unsigned t) {
+    if (!__builtin_setjmp(m.scheduler)) enter(m, t);
 }
 
 inline void run_block(Machine& m, std::vector<unsigned>& order) {

@@ -145,23 +145,23 @@ void Engine::Parts::forward(unsigned rows) {
     const float* nothing = nullptr;
     const auto n_heads = static_cast<unsigned>(c.n_heads), n_kv = static_cast<unsigned>(c.n_kv_heads), group = static_cast<unsigned>(c.group());
     const auto attends = [&](unsigned heads) { return group % heads == 0 && rows * n_heads / heads >= ENOUGH_BLOCKS; };
-    LAUNCH(stream, embed, rows, ATTEND_THREADS, w);
+    LAUNCH(stream, embed, rows, DRAW_THREADS, w);
     for (int i = 0; i < static_cast<int>(c.n_layers); ++i) {
         const LayerView& l = layers[static_cast<size_t>(i)];
-        LAUNCH(stream, normalise, rows, 32, w, all, w.x, d, nothing, which, l.attention_norm, w.normed);
+        LAUNCH(stream, normalise, rows, ROW_THREADS, w, all, w.x, d, nothing, which, l.attention_norm, w.normed);
         times(all, rows, l.qkv, w.heads, l.qkv.width, false);
         LAUNCH(stream, turn_heads, rows, ((n_heads + 2 * n_kv) * 16 + 31) / 32 * 32, w, l.q_norm, l.k_norm, i, l.qkv.width);
         if (attends(4)) LAUNCH(stream, attend<4>, dim3(rows, n_heads / 4), ATTEND_THREADS, w, i, l.qkv.width);
         else if (attends(2)) LAUNCH(stream, attend<2>, dim3(rows, n_heads / 2), ATTEND_THREADS, w, i, l.qkv.width);
         else LAUNCH(stream, attend<1>, dim3(rows, n_heads), ATTEND_THREADS, w, i, l.qkv.width);
-        LAUNCH(stream, quantise, rows, 32, w, all, w.attended, spread, spread);
+        LAUNCH(stream, quantise, rows, ROW_THREADS, w, all, w.attended, spread, spread);
         times(all, rows, l.out, w.x, d, true);
-        LAUNCH(stream, normalise, rows, 32, w, all, w.x, d, nothing, which, l.ff_norm, w.normed);
+        LAUNCH(stream, normalise, rows, ROW_THREADS, w, all, w.x, d, nothing, which, l.ff_norm, w.normed);
         times(all, rows, l.gate_up, w.wide, l.gate_up.width, false);
-        LAUNCH(stream, gate, rows, 32, w, all, w.wide, l.gate_up.width, ff, ff, w.gated);
+        LAUNCH(stream, gate, rows, ROW_THREADS, w, all, w.wide, l.gate_up.width, ff, ff, w.gated);
         times(all, rows, l.down, w.x, d, true);
     }
-    LAUNCH(stream, normalise, rows, 32, w, all, w.x, d, nothing, which, w.norm, w.hidden);
+    LAUNCH(stream, normalise, rows, ROW_THREADS, w, all, w.x, d, nothing, which, w.norm, w.hidden);
     if (c.ballistics) LAUNCH(stream, remember, rows, 32, w);
 }
 
@@ -174,19 +174,19 @@ void Engine::Parts::decide(unsigned rows) {
     if (c.ballistics) {
         times(all, rows, w.ballistic_query, w.queries, w.ballistic_query.width, false);
         LAUNCH(stream, aim, rows, 32, w);
-        LAUNCH(stream, add_paths, rows, ATTEND_THREADS, w);
+        LAUNCH(stream, add_paths, rows, DRAW_THREADS, w);
     }
-    LAUNCH(stream, draw_event, rows, ATTEND_THREADS, w);
+    LAUNCH(stream, draw_event, rows, DRAW_THREADS, w);
     LAUNCH(stream, choose, 1, 32, w);
-    LAUNCH(stream, describe, rows, ATTEND_THREADS, w);
-    LAUNCH(stream, quantise, rows, 32, w, some, w.described, 2 * d, 2 * d);
+    LAUNCH(stream, describe, rows, DRAW_THREADS, w);
+    LAUNCH(stream, quantise, rows, ROW_THREADS, w, some, w.described, 2 * d, 2 * d);
     times(some, rows, w.code_in, w.inner, w.code_in.width, false);
-    LAUNCH(stream, gate, rows, 32, w, some, w.inner, w.code_in.width, 0, 2 * d, w.gated);
+    LAUNCH(stream, gate, rows, ROW_THREADS, w, some, w.inner, w.code_in.width, 0, 2 * d, w.gated);
     times(some, rows, w.code_out, w.query, w.code_out.width, false);
-    LAUNCH(stream, normalise, rows, 32, w, some, w.query, w.code_out.width, w.hidden, which, w.code_norm, w.normed);
+    LAUNCH(stream, normalise, rows, ROW_THREADS, w, some, w.query, w.code_out.width, w.hidden, which, w.code_norm, w.normed);
     times(some, rows, w.code_logits, w.code_scores, w.code_logits.width, false);
     if (c.pointer) times(some, rows, w.pointer_query, w.turned, w.pointer_query.width, false);
-    LAUNCH(stream, draw_code, rows, ATTEND_THREADS, w);
+    LAUNCH(stream, draw_code, rows, DRAW_THREADS, w);
 }
 
 void Engine::Parts::record(bool device_loops) {

@@ -25,6 +25,24 @@ DEVICE float largest16(float x) {
     return shuffle(x, static_cast<int>(thread_index() & 16));
 }
 
+DEVICE float warp_largest(float x) {
+    for (int h = 16; h; h /= 2) {
+        const float other = shuffle_xor(x, h);
+        x = x > other ? x : other;
+    }
+    return x;
+}
+// Over the block: the largest of everyone's numbers, known to everyone. `box`: one float per warp.
+DEVICE float block_largest(float x, SHARED_ARRAY(float, box)) {
+    x = warp_largest(x);
+    block_sync();
+    if (thread_index() % 32 == 0) box[thread_index() / 32] = x;
+    block_sync();
+    x = box[0];
+    for (unsigned i = 1; i < block_size() / 32; ++i) x = x > box[i] ? x : static_cast<float>(box[i]);
+    return x;
+}
+
 // The exponential of ops_impl.h.
 GAMEGEN_HD inline float exp_own(float x) {
     x = x < 88.0f ? x : 88.0f;

@@ -9,55 +9,61 @@ constexpr int TILE_ROWS = 16, TILE_OUTPUTS = 32;  // of one block
 constexpr int FEW_ROWS = 4;                       // up to so many, dp4a; above, tensor cores
 constexpr int CHUNK_QUADS = 16;                   // fours along k that a warp takes at a time
 
-// Half a warp turns a row, whose elements its lanes wrote themselves, into bytes; `k` numbers, padded with zeros to 64.
-DEVICE void quantise_row(const float* x, int k, int8_t* bytes, float* scale, bool write) {
+// Kernels of one row: ROW_THREADS threads, of which each keeps to its own elements. `count` says on the device how many
+// rows there are.
+constexpr int ROW_THREADS = 128;
+
+// The block turns a row, whose elements its threads wrote themselves, into bytes; `k` numbers, padded with zeros to 64.
+DEVICE void quantise_row(const View& w, int row, const float* x, int k, SHARED_ARRAY(float, box)) {
+    const int thread = static_cast<int>(thread_index());
     float top = 0;
-    for (int i = lane16(); i < k; i += 16) {
+    for (int i = thread; i < k; i += ROW_THREADS) {
         const float a = fabs_of(x[i]);
         top = top > a ? top : a;
     }
-    const float largest = largest16(top), by = largest > FAINT ? 127.0f / largest : 0.0f;
-    if (!write) return;
-    for (int i = lane16(); i < (k + 63) / 64 * 64; i += 16)
+    const float largest = block_largest(top, box), by = largest > FAINT ? 127.0f / largest : 0.0f;
+    int8_t* bytes = w.bytes + row * w.bytes_stride;
+    for (int i = thread; i < (k + 63) / 64 * 64; i += ROW_THREADS)
         bytes[i] = i < k ? static_cast<int8_t>(nearbyintf(x[i] * by)) : int8_t{0};
-    if (lane16() == 0) *scale = largest / 127.0f;
+    if (thread == 0) w.scales_of_rows[row] = largest / 127.0f;
 }
-
-// Kernels of one row: 32 threads, of which the upper half repeats the lower one's numbers and writes nothing. `count`
-// says on the device how many rows there are.
 KERNEL quantise(View w, const int* count, const float* x, int stride, int k) {
     const int row = static_cast<int>(block_index());
     if (row >= *count) return;
-    quantise_row(x + row * stride, k, w.bytes + row * w.bytes_stride, w.scales_of_rows + row, thread_index() < 16);
+    SHARED(float, box, ROW_THREADS / 32);
+    quantise_row(w, row, x + row * stride, k, box);
 }
 // x += add first, if there is any (of row `which[row]` where that is given); then out = norm(x), as floats and bytes.
 KERNEL normalise(View w, const int* count, float* x, int x_stride, const float* add, const int* which, const float* gain, float* out) {
-    const int row = static_cast<int>(block_index()), d = static_cast<int>(w.config.d_model);
+    const int row = static_cast<int>(block_index()), d = static_cast<int>(w.config.d_model), thread = static_cast<int>(thread_index());
     if (row >= *count) return;
+    SHARED(float, box, ROW_THREADS / 32);
+    SHARED(float, inverse, 1);
     x += row * x_stride;
     out += row * d;
-    const bool write = thread_index() < 16;
-    if (add && write)
-        for (int i = lane16(); i < d; i += 16) x[i] += add[(which ? which[row] : row) * d + i];
-    warp_sync();
-    float squares = 0;
-    for (int i = lane16(); i < d; i += 16) squares = fmaf(x[i], x[i], squares);
-    const float by = 1.0f / sqrtf(sum16(squares) / static_cast<float>(d) + 1.1920929e-7f);
-    if (write)
-        for (int i = lane16(); i < d; i += 16) out[i] = x[i] * by * gain[i];
-    warp_sync();
-    quantise_row(out, d, w.bytes + row * w.bytes_stride, w.scales_of_rows + row, write);
+    if (add)
+        for (int i = thread; i < d; i += ROW_THREADS) x[i] += add[(which ? which[row] : row) * d + i];
+    block_sync();
+    if (thread < 32) {  // sixteen lanes, as everywhere; the upper half of the warp repeats them
+        float squares = 0;
+        for (int i = lane16(); i < d; i += 16) squares = fmaf(x[i], x[i], squares);
+        squares = sum16(squares);
+        if (thread == 0) inverse[0] = 1.0f / sqrtf(squares / static_cast<float>(d) + 1.1920929e-7f);
+    }
+    block_sync();
+    const float by = inverse[0];
+    for (int i = thread; i < d; i += ROW_THREADS) out[i] = x[i] * by * gain[i];
+    quantise_row(w, row, out, d, box);
 }
 // out (n) = silu(gate) * up, or silu(gate) where `up_at` is 0; as floats and bytes.
 KERNEL gate(View w, const int* count, const float* x, int stride, int up_at, int n, float* out) {
     const int row = static_cast<int>(block_index());
     if (row >= *count) return;
+    SHARED(float, box, ROW_THREADS / 32);
     x += row * stride;
     out += row * n;
-    if (thread_index() < 16)
-        for (int i = lane16(); i < n; i += 16) out[i] = up_at ? silu(x[i]) * x[up_at + i] : silu(x[i]);
-    warp_sync();
-    quantise_row(out, n, w.bytes + row * w.bytes_stride, w.scales_of_rows + row, thread_index() < 16);
+    for (int i = static_cast<int>(thread_index()); i < n; i += ROW_THREADS) out[i] = up_at ? silu(x[i]) * x[up_at + i] : silu(x[i]);
+    quantise_row(w, row, out, n, box);
 }
 
 // --- Products: 32 outputs of up to 16 rows per block ---

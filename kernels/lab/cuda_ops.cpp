@@ -77,7 +77,7 @@ void check_products(Random& random, Values values) {
                     native.linear(m, x.data(), rows, k, expected.data(), bytes.data());
                     Rows r(rows, k);
                     const auto grid = static_cast<unsigned>(rows + 2);  // blocks without a row must do nothing
-                    LAUNCH(stream, quantise, grid, 32, r.w, r.count, x.data(), static_cast<int>(k), static_cast<int>(k));
+                    LAUNCH(stream, quantise, grid, ROW_THREADS, r.w, r.count, x.data(), static_cast<int>(k), static_cast<int>(k));
                     std::vector<float> got(rows * m.width()), sum(rows * n_out, 0.5f);
                     const dim3 tiles(static_cast<unsigned>(m.width() / TILE_OUTPUTS), grid / TILE_ROWS + 1);
                     const auto product = m.w4.empty() ? product8 : product4;
@@ -101,7 +101,7 @@ void check_rows(Random& random, Values values) {
             Rows r(rows, n), again(rows, n);
             auto before = x;
             std::vector<float> got(rows * n), expected(rows * n);
-            LAUNCH(stream, normalise, rows + 1, 32, r.w, r.count, before.data(), static_cast<int>(n), adds ? more.data() : nullptr, which.data(),
+            LAUNCH(stream, normalise, rows + 1, ROW_THREADS, r.w, r.count, before.data(), static_cast<int>(n), adds ? more.data() : nullptr, which.data(),
                    gain.data(), got.data());
             for (size_t i = 0; i < rows; ++i) {
                 auto row = std::vector<float>(x.begin() + static_cast<ptrdiff_t>(i * n), x.begin() + static_cast<ptrdiff_t>((i + 1) * n));
@@ -109,17 +109,17 @@ void check_rows(Random& random, Values values) {
                 native.rms_norm(row.data(), gain.data(), n, expected.data() + i * n);
             }
             compare("normalise", spell("n", n), got.data(), expected.data(), got.size());
-            LAUNCH(stream, quantise, rows, 32, again.w, again.count, expected.data(), static_cast<int>(n), static_cast<int>(n));
+            LAUNCH(stream, quantise, rows, ROW_THREADS, again.w, again.count, expected.data(), static_cast<int>(n), static_cast<int>(n));
             compare("normalise, bytes", spell("n", n), r.w.bytes, again.w.bytes, rows * round_up(n, 64));
             compare("normalise, scales", spell("n", n), r.w.scales_of_rows, again.w.scales_of_rows, rows);
         }
         Rows r(rows, n);
         const auto both = lab::floats(random, rows * 2 * n, values);
         std::vector<float> got(rows * n), expected(rows * n);
-        LAUNCH(stream, gate, rows, 32, r.w, r.count, both.data(), static_cast<int>(2 * n), static_cast<int>(n), static_cast<int>(n), got.data());
+        LAUNCH(stream, gate, rows, ROW_THREADS, r.w, r.count, both.data(), static_cast<int>(2 * n), static_cast<int>(n), static_cast<int>(n), got.data());
         for (size_t i = 0; i < rows; ++i) native.silu_times(both.data() + i * 2 * n, both.data() + i * 2 * n + n, n, expected.data() + i * n);
         compare("gate", spell("n", n), got.data(), expected.data(), got.size());
-        LAUNCH(stream, gate, rows, 32, r.w, r.count, both.data(), static_cast<int>(2 * n), 0, static_cast<int>(n), got.data());
+        LAUNCH(stream, gate, rows, ROW_THREADS, r.w, r.count, both.data(), static_cast<int>(2 * n), 0, static_cast<int>(n), got.data());
         for (size_t i = 0; i < rows; ++i) {
             std::copy_n(both.data() + i * 2 * n, n, expected.data() + i * n);
             native.silu(expected.data() + i * n, n);
@@ -231,7 +231,7 @@ void check_turn(Random& random, Values values) {
                 std::copy_n(value, HEAD, staged.data() + h * 128 + 64);
             }
             native.round_half(staged.data(), staged.size());
-            for (size_t h = 0; commits && h < kv; ++h) g.slot.commit(h, staged.data() + h * 128, 132 % 96);
+            for (size_t h = 0; commits && h < kv; ++h) g.slot.commit(native, h, staged.data() + h * 128, 132 % 96);
             const std::string which = spell("heads", heads) + spell("kv", kv);
             compare("turn_heads", which, g.w.heads, expected.data(), heads * HEAD);
             compare("turn_heads, staged", which, g.floats(0).data() + 2 * kv * 128, staged.data(), staged.size());
@@ -278,14 +278,14 @@ void check_commit(Random& random) {
             LAUNCH(stream, commit, dim3(2, static_cast<unsigned>(kv)), 64, g.w);
             const auto staged = g.floats(0);
             for (size_t i = 0; i < count; ++i)
-                for (size_t h = 0; h < kv; ++h) g.slot.commit(h, staged.data() + (i * kv + h) * 128, (97 * 3 - 5 + i) % 97);
+                for (size_t h = 0; h < kv; ++h) g.slot.commit(native, h, staged.data() + (i * kv + h) * 128, (97 * 3 - 5 + i) % 97);
             g.compare_rings("commit", spell("tokens", count));
         }
 }
 
 KERNEL draw(View w, const float* logits, int n, uint32_t key, int* drawn) {
-    SHARED(float, box, ATTEND_THREADS / 32);
-    SHARED(int, who, ATTEND_THREADS / 32);
+    SHARED(float, box, DRAW_THREADS / 32);
+    SHARED(int, who, DRAW_THREADS / 32);
     const int mine = block_draw(w, logits, n, key, w.temperature, box, who);
     drawn[thread_index()] = mine;
 }
@@ -318,10 +318,10 @@ void check_sampler(Random& random, Values values) {
                 for (size_t i = 0; i < n; ++i)
                     if (masked == 2 || (masked && random.below(3))) logits[i] = LOWEST;
                 const auto key = static_cast<uint32_t>(random.bits());
-                int drawn[ATTEND_THREADS];
-                LAUNCH(stream, draw, 1, ATTEND_THREADS, w, logits.data(), static_cast<int>(n), key, drawn);
-                const std::vector<int> expected(ATTEND_THREADS, draw_plainly(w, logits, key));
-                compare("block_draw", spell("n", n) + spell("temperature", temperature) + spell("masked", masked), drawn, expected.data(), ATTEND_THREADS);
+                int drawn[DRAW_THREADS];
+                LAUNCH(stream, draw, 1, DRAW_THREADS, w, logits.data(), static_cast<int>(n), key, drawn);
+                const std::vector<int> expected(DRAW_THREADS, draw_plainly(w, logits, key));
+                compare("block_draw", spell("n", n) + spell("temperature", temperature) + spell("masked", masked), drawn, expected.data(), DRAW_THREADS);
             }
 }
 
