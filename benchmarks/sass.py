@@ -105,12 +105,12 @@ EXPECTED = {
     ),
     "product4": Expected(registers=64, shared=8192, has=("IDP.4A", "IMMA", "LDG.E.128")),
     "turn_heads": Expected(threads=576, registers=56, shared=0, has=("SHFL",)),
-    "normalise": Expected(threads=32, registers=48, shared=0),
-    "gate": Expected(threads=32, registers=48, shared=0),
-    "quantise": Expected(threads=32, registers=48, shared=0),
+    "normalise": Expected(registers=48, shared=32),
+    "gate": Expected(registers=48, shared=32),
+    "quantise": Expected(registers=48, shared=32),
     # `turned[64]` of draw_code lies in local memory, and on sm_100 and sm_120 what add_paths sums up.
     "commit": Expected(threads=64, registers=40, shared=0),
-    "add_paths": Expected(registers=80, local=64, has=("IDP.4A",)),
+    "add_paths": Expected(registers=88, local=64, has=("IDP.4A",)),
     "draw_code": Expected(registers=80, shared=17 * 1024 + 512, local=256, has=("IDP.4A",)),
     "embed": Expected(registers=48),
     # Of the canvas.

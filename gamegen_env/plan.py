@@ -113,8 +113,8 @@ def count(config: ModelConfig, weight_bits: int = 8) -> Counts:
         pass_bytes=per_weight * (multiplied + vocabulary),
         kv_bytes=kv_groups * t.window * KV_BYTES,
         staged_bytes=2 * kv_groups * s.max_step_tokens * t.head_dim * 2,
-        # Per head and place: a logit, a sum, and a byte of weight; one row more of logits for the pointer.
-        scratch_bytes=2 * ((9 * t.n_heads + 4) * t.window + 4 * activations),
+        # Logits and sums of attention, and its weights as bytes.
+        scratch_bytes=2 * ((4 * (2 * t.n_heads + 1) + t.n_heads) * t.window + 4 * activations),
         row_operations=2.0 * (multiplied + vocabulary),
         attention_operations=4.0 * looks * t.n_heads * t.head_dim * t.window,
         kernels=BUILT.of(config),

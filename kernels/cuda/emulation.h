@@ -62,8 +62,10 @@ struct Storage {
 };
 
 // Where to go on: __builtin_setjmp and __builtin_longjmp save a frame, a stack and an address, nothing else. The former
-// stands in functions that are not inlined, and the latter in others.
+// stands in functions that are not inlined, and the latter in others. AddressSanitizer must not take such a function for
+// one that leaves its stack behind.
 using Jump = void* [5];
+#define SIMT_SWITCH [[gnu::noinline, gnu::no_sanitize_address]]
 
 // A thread of the block. Its stack is used by block after block.
 struct Fiber {
@@ -112,8 +114,8 @@ inline Machine& machine() {
 }
 
 // Back to the scheduler, until the thread is entered again.
-[[noreturn, gnu::noinline]] inline void to_scheduler(Machine& m) { __builtin_longjmp(m.scheduler, 1); }
-[[gnu::noinline]] inline void rest(Machine& m) {
+[[noreturn]] SIMT_SWITCH inline void to_scheduler(Machine& m) { __builtin_longjmp(m.scheduler, 1); }
+SIMT_SWITCH inline void rest(Machine& m) {
     if (!__builtin_setjmp(m.fibers[m.now]->resume)) to_scheduler(m);
 }
 inline void entry() {
@@ -130,7 +132,7 @@ inline void entry() {
     }
 }
 // Go on as thread `t`.
-[[noreturn, gnu::noinline]] inline void enter(Machine& m, unsigned t) {
+[[noreturn]] SIMT_SWITCH inline void enter(Machine& m, unsigned t) {
     Fiber& f = *m.fibers[t];
     f.at_block = f.at_warp = false;
     m.now = t;
@@ -145,7 +147,7 @@ inline void entry() {
     __builtin_unreachable();
 }
 // On to the next lane of the running thread's warp that can run, or else to the scheduler.
-[[noreturn, gnu::noinline]] inline void leave(Machine& m) {
+[[noreturn]] SIMT_SWITCH inline void leave(Machine& m) {
     const unsigned first = m.now / WARP * WARP, count = std::min(WARP, m.threads - first), lane = m.now - first;
     for (unsigned i = 1; i < count; ++i) {
         const unsigned t = first + (lane + i) % count;
@@ -154,10 +156,10 @@ inline void entry() {
     to_scheduler(m);
 }
 // The running thread waits.
-[[gnu::noinline]] inline void wait(Machine& m) {
+SIMT_SWITCH inline void wait(Machine& m) {
     if (!__builtin_setjmp(m.fibers[m.now]->resume)) leave(m);
 }
-[[gnu::noinline]] inline void run_thread(Machine& m, unsigned t) {
+SIMT_SWITCH inline void run_thread(Machine& m, unsigned t) {
     if (!__builtin_setjmp(m.scheduler)) enter(m, t);
 }
 

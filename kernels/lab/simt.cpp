@@ -1,6 +1,6 @@
 // Does the emulation of kernels/cuda/simt.h do what CUDA does, and report what CUDA would hide? Run by tests/test_simt.py:
 //     g++ -std=c++20 -O1 -I kernels/cuda kernels/lab/simt.cpp -o build/simt && build/simt
-#include "simt.h"
+#include "graph.h"
 
 #include <cstdio>
 
@@ -67,6 +67,20 @@ KERNEL product(const int8_t* a, const int8_t* b, int* c) {  // a (16, 32), b (8,
     for (unsigned i = 0; i < 4; ++i) c[(row + i / 2 * 8) * 8 + quad * 2 + i % 2] = sums[i];
 }
 
+KERNEL misaligned(const char* in, unsigned* out) { out[0] = load16(in + 4).v[0]; }
+// A loop that counts up to `to`; `turns` counts its turns.
+KERNEL begin(int* n, int* more, int to, Condition condition) {
+    *n = 0;
+    *more = to > 0;
+    continue_while(condition, *more);
+}
+KERNEL turn(int* n, int* more, int* turns, int to, Condition condition) {
+    ++*turns;
+    if (*n < to) ++*n;
+    *more = *n < to;
+    continue_while(condition, *more);
+}
+
 static int failures = 0;
 static void check(bool ok, const char* what) {
     if (!ok) std::printf("FAILED: %s\n", what), ++failures;
@@ -115,6 +129,25 @@ int main() {
                 check(c[i * 8 + j] == sum, "mma_s8");
             }
     }
+    alignas(16) char bytes[32] = {};
+    unsigned word;
+    refused([&] { LAUNCH(0, misaligned, 1, 1, bytes, &word); }, "not a multiple of 16");
+    // A recorded loop, turned by the device and by the host, run again and again.
+    cuda::Stream stream;
+    for (bool device_loops : {true, false})
+        for (int to : {0, 1, 11}) {
+            int n = 0, more = 0, turns = 0, ends = 0;
+            cuda::Loop loop(
+                stream, device_loops, &more, [&](Condition c) { LAUNCH(stream, begin, 1, 1, &n, &more, to, c); },
+                [&](Condition c) { LAUNCH(stream, turn, 1, 1, &n, &more, &turns, to, c); },
+                [&] { LAUNCH(stream, turn, 1, 1, &n, &more, &ends, to, nullptr); });
+            check(turns == 0 && ends == 0, "recording runs nothing");
+            for (int i = 1; i <= 3; ++i) {
+                loop.run();
+                const int each = device_loops ? to : (to > cuda::Loop::TURNS ? 2 : 1) * cuda::Loop::TURNS;
+                check(n == to && turns == i * each && ends == i, "a loop of a graph");
+            }
+        }
     std::printf(failures ? "%d failures\n" : "as CUDA does\n", failures);
     return failures != 0;
 }
