@@ -32,7 +32,12 @@ class Terminal:
         self.master, self.slave = pty.openpty()
         termios.tcsetwinsize(self.slave, (40, 130))
         command = [sys.executable, "-m", "gamegen_env.cli", "play", "--terminal", "--fps", "60", *arguments]
-        self.process = subprocess.Popen(command, stdin=self.slave, stdout=self.slave, stderr=self.slave)
+        # Where the tests run in the background, interrupts are ignored, and a child would inherit that.
+        before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+        try:
+            self.process = subprocess.Popen(command, stdin=self.slave, stdout=self.slave, stderr=self.slave)
+        finally:
+            signal.signal(signal.SIGINT, before)
         self.text = ""
 
     def until(self, pattern: str) -> re.Match[str]:
