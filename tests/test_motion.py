@@ -17,8 +17,10 @@ from gamegen_env.engine.base import make_engine
 from gamegen_env.engine.cuda import CudaEngine
 from gamegen_env.engine.native import NativeEngine
 from gamegen_env.motion import Motions
+from gamegen_env.stream import Grammar, Step
 from gamegen_env.training.batches import Sampler
 from gamegen_env.training.objective import losses, predict
+from gamegen_env.training.train_world import start_from
 from gamegen_env.transformer import Transformer
 from tests.conftest import random_model
 from tests.patch_table import PatchTable
@@ -60,6 +62,48 @@ def model(small: ModelConfig) -> Transformer:
 @pytest.fixture(scope="module")
 def tile_map(small: ModelConfig) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 64, small.stream.n_cells)
+
+
+# --- tokens
+
+
+def test_a_token_says_how_its_update_moves(small: ModelConfig, model: Transformer) -> None:
+    grammar = Grammar(small)
+    codes, cells = np.arange(25, dtype=np.int32), np.array([3, 7, 8], np.int32)
+    step = Step(5, (0, 0), cells, np.array([9, 7, 40], np.int32), 1, False, np.array([-1, 0, 48], np.int32))
+    rows = np.concatenate([grammar.keyframe_tokens(codes, (0, 0), 0), grammar.step_tokens(step, (0, 0), 0)])
+    _, read = grammar.parse(rows)
+    assert isinstance(read, Step)
+    assert np.array_equal(read.motions, step.motions)
+    assert np.array_equal(read.codes, step.codes)  # cell 7 moved, and looks as before
+    embedded = model.embed(torch.from_numpy(rows))
+    still = rows.copy()
+    still[:, 2] %= grammar.n_codes
+    differ = (embedded != model.embed(torch.from_numpy(still))).any(1)
+    assert differ.nonzero()[:, 0].tolist() == [27, 28]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(64 * 50, r"code: expected 0\.\.3199, got 3200"), (64 * 25 + 9, "motion: expected a movement, got 24")],
+)
+def test_a_token_of_no_motion_is_refused(small: ModelConfig, content: int, problem: str) -> None:
+    grammar = Grammar(small)
+    step = Step(5, (0, 0), np.array([3], np.int32), np.array([9], np.int32), 1, False)
+    rows = np.concatenate(
+        [grammar.keyframe_tokens(np.zeros(25, np.int32), (0, 0), 0), grammar.step_tokens(step, (0, 0), 0)]
+    )
+    rows[26, 2] = content
+    with pytest.raises(ValueError, match=f"position 26: UPD {problem}"):
+        grammar.validate(rows)
+
+
+def test_a_model_learns_to_move_from_one_that_repaints(small_map_config: ModelConfig, small: ModelConfig) -> None:
+    repaints, moves = Transformer(small_map_config), Transformer(small)
+    start_from(moves, repaints, "repaints")
+    known = len(repaints.small.weight)
+    assert torch.equal(moves.small.weight[:known], repaints.small.weight)
+    assert len(moves.small.weight) == known + 2 * (2 * REACH + 1)
 
 
 # --- geometry

@@ -77,6 +77,9 @@ def start_from(model: Transformer, source: Transformer, name: str) -> None:
     Raises: ValueError if they differ in anything else.
     """
     weights, own = source.state_dict(), model.state_dict()
+    small, mine = weights["small.weight"], own["small.weight"]
+    if small.shape[1] == mine.shape[1]:  # motions are the last rows
+        weights["small.weight"] = torch.cat([small, mine[len(small) :]])
     differ = sorted(
         k for k in weights.keys() | own.keys()
         if not k.startswith(("pointer.", "ballistics.", "motion_head."))
