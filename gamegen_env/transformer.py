@@ -180,7 +180,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     group = n_heads // n_kv_heads
     q = q.unflatten(2, (n_kv_heads, group)).permute(0, 2, 3, 1, 4)  # (B, nkv, group, S, hd)
     k, v = k.transpose(1, 2), v.transpose(1, 2)
-    position = torch.arange(size, device=q.device)
+    # Compiled, a sum with a bias made of 32-bit positions takes half the time of a choice by 64-bit ones.
+    position = torch.arange(size, dtype=torch.int32, device=q.device)
     outputs = []
     for start in range(0, size, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, size)
@@ -188,8 +189,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         queries = q[:, :, :, start:stop].reshape(batch, n_kv_heads, -1, head_dim)
         logits = (queries @ k[:, :, first:stop].transpose(2, 3)).unflatten(2, (group, -1)).float()
         distance = position[start:stop, None] - position[first:stop]
-        seen = (distance >= 0) & (distance < window)
-        weights = torch.where(seen, logits * head_dim**-0.5, -1e30).softmax(-1).to(v.dtype)
+        bias = torch.where((distance >= 0) & (distance < window), 0.0, -1e30)
+        weights = (logits * head_dim**-0.5 + bias).softmax(-1).to(v.dtype)
         outputs.append((weights.flatten(2, 3) @ v[:, :, first:stop]).unflatten(2, (group, -1)))
     return torch.cat(outputs, dim=3).permute(0, 3, 1, 2, 4).reshape(batch, size, n_heads, head_dim)
 
