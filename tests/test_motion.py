@@ -198,6 +198,18 @@ def test_an_unknown_sprite_stays_sharp_where_it_may_move() -> None:
     assert (motions.vectors[moved] == (2, 1)).all(1).mean() > 0.8
 
 
+def test_what_repainting_draws_nearly_right_does_not_move() -> None:
+    """A motion is one more thing to foretell: it must be worth it."""
+    frames = crossing(12)
+    table = Table(np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8), 512)
+    table.table[0] = 40  # the ground
+    for contrast, moves in ((0.15, False), (0.6, True)):  # 17 and 68 levels off the ground, 2 and 31 tolerances
+        soft = frames.copy()
+        body = frames[:, :48] != 40
+        soft[:, :48][body] = 40 + contrast * (frames[:, :48][body].astype(float) - 40)
+        assert (encoded(MOVING, table, soft).update_motion >= 0).any() == moves
+
+
 def test_streams_of_motions_survive_the_disk_and_errors_on_purpose(tmp_path: Path) -> None:
     frames = crossing(12)
     table = Table(np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8), 512)
