@@ -17,11 +17,15 @@
 #if defined(__CUDACC__)
 
 #define KERNEL __global__ void
+// Of at most so many threads: the compiler gives each as many registers as that leaves.
+#define KERNEL_OF(threads) __global__ void __launch_bounds__(threads)
 #define DEVICE static __device__ __forceinline__
 #define SHARED(type, name, n) __shared__ type name[n]
 // The array `name` as a parameter of a device function.
 #define SHARED_ARRAY(type, name) type* name
 #define LAUNCH(stream, kernel, grid, block, ...) kernel<<<(grid), (block), 0, (stream)>>>(__VA_ARGS__)
+// All blocks run at the same time, so that they may wait for each other; see together.h for how many that can be.
+#define LAUNCH_TOGETHER(stream, kernel, grid, block, ...) gamegen::launch_together((stream), (kernel), (grid), (block), __VA_ARGS__)
 
 namespace gamegen {
 constexpr unsigned FULL = 0xFFFFFFFFu;
@@ -29,6 +33,7 @@ DEVICE unsigned thread_index() { return threadIdx.x; }
 DEVICE unsigned block_size() { return blockDim.x; }
 DEVICE unsigned block_index() { return blockIdx.x; }
 DEVICE unsigned block_row() { return blockIdx.y; }
+DEVICE unsigned grid_size() { return gridDim.x; }
 DEVICE void block_sync() { __syncthreads(); }
 DEVICE void warp_sync() { __syncwarp(); }
 template <class T> DEVICE T shuffle_xor(T x, int mask) { return __shfl_xor_sync(FULL, x, mask); }
