@@ -18,6 +18,13 @@ struct LinearView {
     const float* bias;   // (width)
 };
 
+// Rows of numbers on their way into a product: signed bytes, and one scale for each row.
+struct ByteRows {
+    int8_t* bytes;  // (rows, stride)
+    float* scales;  // (rows)
+    int stride;
+};
+
 struct LayerView {
     const float *attention_norm, *q_norm, *k_norm, *ff_norm;
     LinearView qkv, out, gate_up, down;
@@ -99,10 +106,9 @@ struct View {
     PassRow* rows;                 // (max_rows), as all below
     Token* next;
     int* wanted;                   // is a code to be drawn?
-    float *x, *normed, *hidden, *heads, *attended, *wide, *gated, *turn, *scales_of_rows, *events, *queries, *aims;
+    float *x, *hidden, *heads, *attended, *wide, *turn, *events, *queries, *aims;
     float *described, *inner, *query, *code_scores, *turned;  // by number in code_rows
-    int8_t* bytes;
-    int bytes_stride;
+    ByteRows bytes;
     float *logits, *tops;          // (max_rows, n_heads + 1, logits_width); (max_rows, n_heads, places / 64)
     int* partial;                  // (max_rows, n_heads, places / 64, 64)
     int8_t* weights;               // (max_rows, n_heads, places)
