@@ -62,6 +62,42 @@ def test_emulated_engine_decodes_what_native_decodes(
     play_both(native, cuda, 5)
 
 
+@pytest.mark.parametrize(
+    ("precision", "temperature", "blocks"), [("int8", 0.0, 1), ("int8", 1.0, 5), ("int4", 0.0, 3), ("int4", 1.0, 12)]
+)
+def test_one_kernel_decodes_a_whole_step(
+    simt: Any, small_map_config: ModelConfig, precision: str, temperature: float, blocks: int
+) -> None:
+    """Blocks that stay and wait for each other: one, fewer than there are tiles, and more, that find nothing to do."""
+    simt.seed(blocks)
+    simt.resident_blocks(blocks)
+    weights = random_model(small_map_config, end_bias=3.0)[1]
+    native = NativeEngine(small_map_config, weights, 1, threads=1, temperature=temperature, precision=precision)
+    cuda = CudaEngine(
+        small_map_config, weights, 1, temperature=temperature, precision=precision, turns="persistent", emulate=True
+    )
+    tile_map = np.random.default_rng(0).integers(0, 64, small_map_config.stream.n_cells)
+    for engine in (native, cuda):
+        engine.reset(0, tile_map, seed=0)
+    play_both(native, cuda, 20)
+    native.reset(0, tile_map, seed=9)
+    native.step([0], [4])
+    cuda.load(0, native.save(0))
+    play_both(native, cuda, 5)
+
+
+def test_one_kernel_says_what_it_needs(simt: Any, small_map_config: ModelConfig) -> None:
+    weights = random_model(small_map_config)[1]
+    with pytest.raises(ValueError, match="slots: expected 1 with turns 'persistent', got 2"):
+        CudaEngine(small_map_config, weights, 2, turns="persistent", emulate=True)
+    simt.resident_blocks(0)
+    with pytest.raises(RuntimeError, match="expected a GPU that starts blocks of 512 threads together"):
+        CudaEngine(small_map_config, weights, 1, turns="persistent", emulate=True)
+    simt.resident_blocks(5)
+    with pytest.raises(ValueError, match="turns: expected auto, device, host or persistent, got 'both'"):
+        CudaEngine(small_map_config, weights, 1, turns="both", emulate=True)
+
+
 def test_random_shapes_play_as_native_does(simt: Any, small_map_config: ModelConfig) -> None:
     """Widths that fill no tile, heads that share loads or do not, with and without the modules. FUZZ_ROUNDS: longer."""
     rng = np.random.default_rng(0)
@@ -75,7 +111,7 @@ def test_random_shapes_play_as_native_does(simt: Any, small_map_config: ModelCon
         }
         slots = int(rng.integers(1, 7))
         native = NativeEngine(config, weights, slots, threads=1, **options)  # type: ignore[arg-type]
-        turns = str(rng.choice(["device", "host"]))
+        turns = str(rng.choice(["device", "host"] if slots > 1 else ["device", "host", "persistent"]))
         cuda = CudaEngine(config, weights, slots, turns=turns, emulate=True, **options)  # type: ignore[arg-type]
         for slot in range(slots):
             tile_map = rng.integers(0, 64, config.stream.n_cells)

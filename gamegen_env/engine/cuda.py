@@ -68,8 +68,9 @@ class CudaEngine(NativeEngine):
         """Move the weights to the GPU and allocate every slot.
 
         Args:   as `Engine`, kv_bits 4 only; precision: "int8" or "int4"; turns: who turns the token loop, "device" (a
-                loop inside the graph, CUDA 12.4), "host" (eight passes per launch), or "auto", the device where it
-                can; emulate: run on the host instead.
+                loop inside the graph, CUDA 12.4), "host" (eight passes per launch), "auto", the device where it can,
+                or, for one slot, "persistent", a single kernel whose blocks stay for the whole step; emulate: run on
+                the host instead.
         Raises: ValueError on values outside these; ImportError where the module was not built; RuntimeError naming
                 what is missing, driver, GPU or memory.
         """

@@ -8,12 +8,13 @@
 #define KERNEL inline void
 #define KERNEL_OF(threads) inline void
 #define DEVICE static inline
+#define DEVICE_CALL static inline
+#define GIVEN const
 #define SIMT_TEXT_(x) #x
 #define SIMT_TEXT(x) SIMT_TEXT_(x)
 #define SHARED(type, name, n) const auto name = simt::shared<type>(n, __FILE__ ":" SIMT_TEXT(__LINE__) " " #name)
 #define SHARED_ARRAY(type, name) const simt::Array<type>& name
 #define LAUNCH(stream, kernel, grid, block, ...) simt::launch((grid), (block), kernel, __VA_ARGS__)
-#define LAUNCH_TOGETHER(stream, kernel, grid, block, ...) simt::launch_together((grid), (block), kernel, __VA_ARGS__)
 
 namespace simt {
 

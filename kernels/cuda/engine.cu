@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "graph.h"
-#include "loop.cuh"
+#include "persistent.cuh"
 #include "weights.h"
 
 namespace gamegen::cuda {
@@ -22,6 +22,9 @@ struct Engine::Parts {
     Memory memory{stream};
     std::vector<LayerView> layers;
     View w{};
+    Stay stay{};
+    void (*step_kernel)(View, Stay) = nullptr;  // that stays for a step, of so many blocks; 0: a step is a graph
+    unsigned staying = 0;
     std::unique_ptr<Loop> stepping, knowing;
     std::vector<char> pending, stale;  // slots whose END is not yet in the ring; whose codes the device does not have
     int64_t passes = 0;
@@ -31,6 +34,8 @@ struct Engine::Parts {
     void allocate(size_t slots, float temperature, const std::vector<float>& gumbel);
     ByteRows byte_rows(size_t rows);
     void record(bool device_loops);
+    void prepare_to_stay();
+    void decode();
     void forward(unsigned rows);
     void decide(unsigned rows);
     void times(const int* count, unsigned rows, const LinearView& m, float* out, int stride, bool add);
@@ -221,6 +226,22 @@ void Engine::Parts::record(bool device_loops) {
         });
 }
 
+void Engine::Parts::prepare_to_stay() {
+    step_kernel = layers.front().qkv.w4 ? stay_for_step<4> : stay_for_step<8>;
+    staying = blocks_together(step_kernel, STAY_THREADS);
+    if (!staying)
+        throw std::runtime_error("cuda: turns 'persistent': expected a GPU that starts blocks of " + std::to_string(STAY_THREADS) +
+                                 " threads together, one to a multiprocessor, got one that cannot; use turns 'auto'");
+    stay = {memory.copy(layers), memory.zeros<unsigned>(1), byte_rows(staying * STAY_ROWS)};
+}
+
+// A step of the slots in `requests`.
+void Engine::Parts::decode() {
+    if (!staying) return stepping->run();
+    LAUNCH_TOGETHER(stream, step_kernel, staying, STAY_THREADS, w, stay);
+    stream.wait();
+}
+
 void Engine::Parts::settle(size_t slot) {
     if (!pending[slot]) return;
     w.mail->known_slot = static_cast<int>(slot);
@@ -233,12 +254,15 @@ void Engine::Parts::settle(size_t slot) {
 Engine::Engine(const Config& config, const Tensors& tensors, Precision precision, size_t slots, float temperature, const std::vector<float>& gumbel,
                const Integers& integers, Turns turns) {
     need_device();
+    if (turns == Turns::PERSISTENT && slots != 1)
+        throw std::invalid_argument("slots: expected 1 with turns 'persistent', got " + std::to_string(slots));
     const bool can = device_loops();
     if (turns == Turns::BY_DEVICE && !can)
         throw std::runtime_error("cuda: expected driver and toolkit 12.4 or later for a loop on the device, got older ones");
     parts_ = std::make_unique<Parts>(config, tensors, precision, integers);
     parts_->allocate(slots, temperature, gumbel);
     parts_->record(can && turns != Turns::BY_HOST);
+    if (turns == Turns::PERSISTENT) parts_->prepare_to_stay();
 }
 Engine::~Engine() = default;
 size_t Engine::size() const { return static_cast<size_t>(parts_->w.slots); }
@@ -279,7 +303,7 @@ std::vector<Outcome> Engine::step(const std::vector<size_t>& slots, const std::v
         p.stale[s] = false;
     }
     w.mail->n_requests = static_cast<int>(slots.size());
-    p.stepping->run();
+    p.decode();
     std::vector<Outcome> outcomes;
     for (size_t i = 0; i < slots.size(); ++i) {
         const size_t s = slots[i];

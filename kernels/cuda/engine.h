@@ -25,8 +25,9 @@ struct Context {
     std::vector<float> latest_motion;     // (REACH, MOTION)
 };
 
-// Who turns the token loop: the device where it can, the device, or the host (graph.h).
-enum class Turns { AUTO, BY_DEVICE, BY_HOST };
+// Who turns the token loop: the device where it can, the device, or the host (graph.h); or one kernel that stays for a whole
+// step (persistent.cuh), of one slot.
+enum class Turns { AUTO, BY_DEVICE, BY_HOST, PERSISTENT };
 
 class Engine {
 public:
