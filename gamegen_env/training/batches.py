@@ -93,7 +93,9 @@ def _steps(
     flags = stream.update_flag[first:last]
     rank = np.arange(last - first) - np.repeat(np.cumsum(counts) - counts, counts)
     at_update = np.repeat(act + 1 + scrolled, counts) + rank
-    rows[at_update, 0], rows[at_update, 1], rows[at_update, 2] = UPD, cells, new
+    motions = stream.update_motion[first:last].astype(np.int64)
+    rows[at_update, 0], rows[at_update, 1] = UPD, cells
+    rows[at_update, 2] = new + config.tokenizer.codebook_size * (motions + 1)
 
     event = np.full(n, -1, np.int64)
     flagged = np.zeros(n, bool)
@@ -113,7 +115,7 @@ def _steps(
     present, code, motion = (np.full(n, -1, np.int64) for _ in range(3))
     present[at_update - 1] = previous
     code[at_update - 1] = np.where(flags & 1, -1, new)
-    motion[at_update - 1] = stream.update_motion[first:last]
+    motion[at_update - 1] = motions
     is_end = np.zeros(n, bool)
     is_end[end - 1] = True
 
