@@ -62,14 +62,16 @@ class Parts:
     per_pass: int
     pointer: int = 0
     ballistics: int = 0
+    motion: int = 0
 
     def of(self, config: ModelConfig) -> int:
-        t = config.transformer
-        return self.per_layer * t.n_layers + self.per_pass + self.pointer * t.pointer + self.ballistics * t.ballistics
+        t, moves = config.transformer, config.stream.max_motion > 0
+        modules = self.pointer * t.pointer + self.ballistics * t.ballistics + self.motion * moves
+        return self.per_layer * t.n_layers + self.per_pass + modules
 
 
 # As kernels/cuda/engine.cu starts them, and persistent.cuh has them; tests/test_plan.py counts both.
-KERNELS = Parts(per_layer=10, per_pass=14, pointer=1, ballistics=4)
+KERNELS = Parts(per_layer=10, per_pass=14, pointer=1, ballistics=4, motion=1)
 PHASES = Parts(per_layer=5, per_pass=6)
 
 
@@ -100,7 +102,7 @@ def count(config: ModelConfig, weight_bits: int = 8) -> Counts:
     with torch.device("meta"):
         model = Transformer(config)
     heads = [model.event_head.weight, model.code_in.weight, model.code_out.weight, model.end_head.weight]
-    extra = [m for m in (model.pointer, model.ballistics) if m is not None]
+    extra = [m for m in (model.pointer, model.motion_head, model.ballistics) if m is not None]
     heads += [p for module in extra for p in module.parameters() if p.ndim == 2]
     multiplied = sum(p.numel() for p in (*matrices(model), *heads))
     vocabulary, table = model.code.weight.numel(), model.small.weight.numel()

@@ -78,7 +78,7 @@ def test_kernels_are_those_that_the_engine_starts() -> None:
 
     layer, rest = started(loop), started(forward) - started(loop) + started(decide) + started(body)
     assert layer == KERNELS.per_layer
-    assert rest == KERNELS.per_pass + KERNELS.pointer + KERNELS.ballistics
+    assert rest == KERNELS.per_pass + KERNELS.pointer + KERNELS.ballistics + KERNELS.motion
 
 
 def test_phases_are_those_that_blocks_wait_for() -> None:

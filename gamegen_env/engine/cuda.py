@@ -78,11 +78,6 @@ class CudaEngine(NativeEngine):
             raise ValueError(f"kv_bits: engine 'cuda' has a 4-bit cache only, got {kv_bits!r}")
         if precision not in ("int8", "int4"):
             raise ValueError(f"precision: engine 'cuda' has int8 and int4, got {precision!r}")
-        if config.stream.max_motion:
-            raise ValueError(
-                "device: engine 'cuda' decodes models whose updates only repaint (max_motion 0), "
-                f"got one with max_motion {config.stream.max_motion}; use device='cpu'"
-            )
         super(NativeEngine, self).__init__(
             config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits, patches=patches
         )

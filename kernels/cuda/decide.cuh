@@ -267,6 +267,34 @@ KERNEL describe(View w) {
     if (number < *w.n_code_rows) describe_row(w, number);
 }
 
+constexpr int WIDEST_PATCH = 3 * 8 * 8;
+
+// The code that looks most like what a cell's surroundings, before the step, show where a motion brings them; the lowest of
+// equals. By the whole block.
+DEVICE int moved_code(const View& w, int slot, int cell, int motion, SHARED_ARRAY(float, box), SHARED_ARRAY(int, who)) {
+    SHARED(int, patch, WIDEST_PATCH);
+    const Grammar& g = w.config.grammar;
+    const int side = g.cell_size, size = g.size(), values = 3 * side * side, reach = w.config.max_motion, across = 2 * reach + 1;
+    const int dx = motion % across - reach, dy = motion / across - reach, thread = static_cast<int>(thread_index());
+    for (int i = thread; i < values; i += static_cast<int>(block_size())) {
+        const int y = (cell / g.map_cells * side + i / (3 * side) - dy + size) % size, x = (cell % g.map_cells * side + i / 3 % side - dx + size) % size;
+        const int code = w.codes[slot * g.n_cells() + y / side * g.map_cells + x / side];
+        patch[i] = w.patches[((static_cast<size_t>(code) * side + y % side) * side + x % side) * 3 + i % 3];
+    }
+    block_sync();
+    float best = LOWEST;
+    int nearest = 0;
+    for (int code = thread; code < g.n_codes; code += static_cast<int>(block_size())) {
+        int squares = 0;  // less than 2^24, exact as a float
+        for (int i = 0; i < values; ++i) {
+            const int apart = patch[i] - w.patches[static_cast<size_t>(code) * values + i];
+            squares += apart * apart;
+        }
+        if (const auto score = static_cast<float>(-squares); score > best) best = score, nearest = code;
+    }
+    return block_best(best, nearest, 0, box, who);
+}
+
 DEVICE void draw_code_row(const View& w, int number) {
     const int thread = static_cast<int>(thread_index()), threads = static_cast<int>(block_size()), row = w.code_rows[number];
     SHARED(float, box, MOST_WARPS);
@@ -329,8 +357,21 @@ DEVICE void draw_code_row(const View& w, int number) {
         if (code < 0 || code == present) sum[i] = LOWEST;
     }
     block_sync();
-    const float sentinel = sentinels[0], largest = block_maximum(sum, width, box), top = sentinel < largest ? largest : sentinel;
-    const float total = block_exponentials(sum, width, top, box) + exp_of(sentinel - top);
+    const int n_motions = static_cast<int>(c.n_motions());
+    float* moves = w.moves + number * w.motion_head.width;
+    const float sentinel = sentinels[0], largest = block_maximum(sum, width, box);
+    float top = sentinel < largest ? largest : sentinel;
+    if (n_motions) {
+        if (thread == 0) moves[n_motions / 2] = LOWEST;  // to stand still is no motion
+        block_sync();
+        const float farthest = block_maximum(moves, n_motions, box);
+        top = top < farthest ? farthest : top;
+    }
+    float total = block_exponentials(sum, width, top, box) + exp_of(sentinel - top);
+    if (n_motions) {
+        total += block_exponentials(moves, n_motions, top, box);
+        for (int i = thread; i < n_motions; i += threads) moves[i] = moves[i] * (1 / total);
+    }
     const float highest = block_maximum(logits, n_codes, box);
     const float vocabulary = block_exponentials(logits, n_codes, highest, box);
     const float by = exp_of(sentinel - top) / total / vocabulary;
@@ -342,17 +383,22 @@ DEVICE void draw_code_row(const View& w, int number) {
         if (code >= 0 && code % threads == thread && sum[i] > 0) logits[code] += sum[i] / total;
     }
     block_sync();
-    const float best = block_maximum(logits, n_codes, box);
+    const float best_code = block_maximum(logits, n_codes, box), best_move = block_maximum(moves, n_motions, box);
+    const float best = best_code < best_move ? best_move : best_code;
     float least = w.temperature == 0 ? best : best * exp_of(-w.span * w.temperature);
     least = FLOOR < least ? least : FLOOR;
     float best_score = LOWEST;
     int of_class = 0;
-    for (int i = thread; i < n_codes; i += threads) {
-        if (!(logits[i] >= least) || i == present) continue;
-        const float score = w.temperature == 0 ? logits[i] : log_of(logits[i]) / w.temperature + gumbel(w.gumbel, key, static_cast<uint32_t>(i));
+    const auto weigh = [&](float p, int i) {
+        if (!(p >= least)) return;
+        const float score = w.temperature == 0 ? p : log_of(p) / w.temperature + gumbel(w.gumbel, key, static_cast<uint32_t>(i));
         if (score > best_score) best_score = score, of_class = i;
-    }
-    const int code = block_best(best_score, of_class, 0, box, who);
+    };
+    for (int i = thread; i < n_codes; i += threads)
+        if (i != present) weigh(logits[i], i);
+    for (int i = thread; i < n_motions; i += threads) weigh(moves[i], n_codes + i);
+    const int chosen = block_best(best_score, of_class, 0, box, who), motion = chosen - n_codes;
+    const int code = motion < 0 ? chosen : moved_code(w, r.slot, update.a, motion, box, who) + n_codes * (motion + 1);
     if (thread == 0) w.next[row].b = code;
 }
 KERNEL draw_code(View w) {

@@ -76,6 +76,10 @@ void Engine::Parts::allocate(size_t slots, float temperature, const std::vector<
         w.sentinel = memory.copy(model.sentinel);
         w.sentinel_bias = model.sentinel_bias;
     }
+    if (c.max_motion) {
+        w.motion_head = upload(memory, model.motion_head);
+        w.patches = memory.copy(std::vector<uint8_t>(model.patches.begin(), model.patches.end()));
+    }
     if (c.ballistics) {
         w.ballistic_query = upload(memory, model.ballistic_query);
         w.aim = upload(memory, model.aim);
@@ -124,6 +128,7 @@ void Engine::Parts::allocate(size_t slots, float temperature, const std::vector<
     w.query = memory.zeros<float>(rows * model.code_out.width());
     w.code_scores = memory.zeros<float>(rows * model.code_logits.width());
     w.turned = memory.zeros<float>(rows * c.n_kv_heads * HEAD);
+    w.moves = memory.zeros<float>(rows * model.motion_head.width());
     w.bytes = byte_rows(rows);
     w.logits = memory.zeros<float>(rows * (c.n_heads + 1) * static_cast<size_t>(w.logits_width));
     w.partial = memory.zeros<int>(rows * c.n_heads * places);
@@ -197,6 +202,7 @@ void Engine::Parts::decide(unsigned rows) {
     LAUNCH(stream, normalise, rows, ROW_THREADS, w, some, w.query, w.code_out.width, w.hidden, which, w.code_norm, bytes_only);
     times(some, rows, w.code_logits, w.code_scores, w.code_logits.width, false);
     if (c.pointer) times(some, rows, w.pointer_query, w.turned, w.pointer_query.width, false);
+    if (c.max_motion) times(some, rows, w.motion_head, w.moves, w.motion_head.width, false);
     LAUNCH(stream, draw_code, rows, DRAW_THREADS, w);
 }
 
@@ -308,10 +314,11 @@ std::vector<Outcome> Engine::step(const std::vector<size_t>& slots, const std::v
     for (size_t i = 0; i < slots.size(); ++i) {
         const size_t s = slots[i];
         const Answer& a = w.answers[i];
-        Outcome o{a.scroll_x, a.scroll_y, a.reward_class, a.done, a.tokens, {}, {}};
+        Outcome o{a.scroll_x, a.scroll_y, a.reward_class, a.done, a.tokens, {}, {}, {}};
         for (const Change* change = w.changes + a.first_update; change != w.changes + a.first_update + a.n_updates; ++change) {
             o.cells.push_back(change->cell);
             o.codes.push_back(change->code);
+            o.motions.push_back(change->motion);
             n.codes[s * n_cells + static_cast<size_t>(change->cell)] = change->code;
         }
         n.origin[2 * s] = a.x;

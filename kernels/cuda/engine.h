@@ -10,7 +10,7 @@ namespace gamegen::cuda {
 
 struct Outcome {
     int32_t scroll_x, scroll_y, reward_class, done, tokens;
-    std::vector<int64_t> cells, codes;
+    std::vector<int64_t> cells, codes, motions;  // motions: -1 where a cell is repainted
 };
 // Integers of every slot, shared with Python; as gamegen::Integers.
 struct Integers {

@@ -249,7 +249,7 @@ DEVICE void embed_row(const View& w, int row) {
     const Grammar& g = w.config.grammar;
     const int m = g.map_cells, c = g.cell_size, s = g.side(), d = static_cast<int>(w.config.d_model);
     const int view = 5 + 2 * m, origin = view + 2 * m, fine = origin + 2 * m, direction = fine + 2 * c,
-              button = direction + N_DIRECTIONS, scroll = button + g.n_actions / N_DIRECTIONS, reward = scroll + 2 * s;
+              button = direction + N_DIRECTIONS, scroll = button + g.n_actions / N_DIRECTIONS, reward = scroll + 2 * s, motion = reward + 5;
     const int at_row = t.y / c, at_col = t.x / c;
     int features[7] = {t.kind, 0, 0, origin + at_row, origin + m + at_col, fine + t.y % c, fine + c + t.x % c};
     if (t.cell()) {
@@ -261,15 +261,22 @@ DEVICE void embed_row(const View& w, int row) {
         features[1] = t.kind == ACT ? direction + t.a % N_DIRECTIONS : t.kind == SCROLL ? scroll + t.a : reward + t.a;
         features[2] = t.kind == ACT ? button + t.a / N_DIRECTIONS : t.kind == SCROLL ? scroll + s + t.b : reward + 3 + t.b;
     }
+    // What repaints has the motion that no update can have, (0, 0).
+    const int reach = w.config.max_motion, across = 2 * reach + 1, moved = t.kind == UPD && g.motion(t) >= 0 ? g.motion(t) : across * across / 2;
     const int thread = static_cast<int>(thread_index());
     for (int i = thread; i < d; i += static_cast<int>(block_size())) {
         float sum = 0;
-        for (int f : features) sum += w.small[static_cast<size_t>(f) * d + i];
-        if (t.cell()) sum += w.code[static_cast<size_t>(t.b) * d + i];
+        const auto add = [&](int feature) { sum += w.small[static_cast<size_t>(feature) * d + i]; };
+        for (int f : features) add(f);
+        if (reach) {
+            add(motion + moved % across);
+            add(motion + across + moved / across);
+        }
+        if (t.cell()) sum += w.code[static_cast<size_t>(g.code(t)) * d + i];
         w.x[row * d + i] = sum;
     }
     if (thread < 64) w.turn[row * 64 + thread] = rotary(w, t, r.position, thread % 32, thread / 32);
-    if (thread == 0) w.stage_codes[(r.slot * 2 + r.stage) * w.stage_tokens + r.index] = static_cast<int16_t>(t.cell() ? t.b : -1);
+    if (thread == 0) w.stage_codes[(r.slot * 2 + r.stage) * w.stage_tokens + r.index] = static_cast<int16_t>(t.cell() ? g.code(t) : -1);
 }
 KERNEL embed(View w) {
     const int row = static_cast<int>(block_index());

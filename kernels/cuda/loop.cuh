@@ -35,7 +35,7 @@ DEVICE bool take(const View& w, int slot, int row) {
         live.scroll_x = next.a - w.config.grammar.max_scroll;
         live.scroll_y = next.b - w.config.grammar.max_scroll;
     } else if (next.kind == UPD) {
-        w.updates[slot * w.config.grammar.n_cells() + live.n_updates++] = {next.a, next.b};
+        w.updates[slot * w.config.grammar.n_cells() + live.n_updates++] = {next.a, w.config.grammar.code(next), w.config.grammar.motion(next)};
     }
     return next.kind != END;
 }

@@ -79,16 +79,25 @@ DEVICE_CALL void stay_tile(const Stay& s, int rows, const LinearView& m, int til
     else product_tile8<WARPS, FEW_ROWS>(own_bytes(s), 0, rows, m, tile, {out, stride, add}, box);
 }
 DEVICE int tiles(const LinearView& m) { return m.width / TILE_OUTPUTS; }
-// All tiles of a product, and of another one of the same rows, if there is any.
+// All tiles of a product, of weights of BITS; or of several with 8 bits, of the same rows.
 template <int BITS> DEVICE void stay_product(const Stay& s, int rows, const LinearView& m, float* out, int stride, bool add, SHARED_ARRAY(int, box)) {
     share_out(tiles(m), [&](int tile) { stay_tile<BITS, STAY_WARPS>(s, rows, m, tile, out, stride, add, box); });
 }
-DEVICE void stay_products(const Stay& s, int rows, const LinearView& m, float* out, const LinearView& other, float* out_other, SHARED_ARRAY(int, box)) {
-    share_out(tiles(m) + tiles(other), [&](int tile) {
-        const bool second = tile >= tiles(m);
-        const LinearView& which = second ? other : m;
-        stay_tile<8, STAY_WARPS>(s, rows, which, second ? tile - tiles(m) : tile, second ? out_other : out, which.width, false, box);
-    });
+struct Product {
+    const LinearView& m;
+    float* out;
+};
+template <class... More> DEVICE int tiles(const Product& product, const More&... more) {
+    if constexpr (sizeof...(more) > 0) return tiles(product.m) + tiles(more...);
+    else return tiles(product.m);
+}
+template <class... More>
+DEVICE void stay_tile_of(const Stay& s, int rows, int tile, SHARED_ARRAY(int, box), const Product& product, const More&... more) {
+    if (tile < tiles(product.m)) return stay_tile<8, STAY_WARPS>(s, rows, product.m, tile, product.out, product.m.width, false, box);
+    if constexpr (sizeof...(more) > 0) stay_tile_of(s, rows, tile - tiles(product.m), box, more...);
+}
+template <class... All> DEVICE void stay_products(const Stay& s, int rows, SHARED_ARRAY(int, box), const All&... products) {
+    share_out(tiles(products...), [&](int tile) { stay_tile_of(s, rows, tile, box, products...); });
 }
 
 DEVICE_CALL void stay_attend(const View& w, int row, int head, int layer, int width) {
@@ -150,8 +159,9 @@ DEVICE_CALL void stay_draw(const View& w) {
 DEVICE void stay_decide(const View& w, const Stay& s, SHARED_ARRAY(int, box)) {
     const Config& c = w.config;
     const int rows = *w.n_rows, d = static_cast<int>(c.d_model);
-    stay_normalise(s, tiles(w.event_head) + tiles(w.ballistic_query), {w.x, rows, d, d}, nullptr, nullptr, w.norm, w.hidden);
-    stay_products(s, rows, w.event_head, w.events, w.ballistic_query, w.queries, box);
+    const Product events{w.event_head, w.events}, queries{w.ballistic_query, w.queries};
+    stay_normalise(s, tiles(events, queries), {w.x, rows, d, d}, nullptr, nullptr, w.norm, w.hidden);
+    stay_products(s, rows, box, events, queries);
     if (c.ballistics && leads())
         for (int row = 0; row < rows; ++row) {
             remember_row(w, row);
@@ -168,8 +178,9 @@ DEVICE void stay_decide(const View& w, const Stay& s, SHARED_ARRAY(int, box)) {
     stay_gate(s, tiles(w.code_out), {w.inner, some, w.code_in.width, 2 * d}, 0);
     stay_product<8>(s, some, w.code_out, w.query, w.code_out.width, false, box);
     grid_sync(s.barrier);
-    stay_normalise(s, tiles(w.code_logits) + tiles(w.pointer_query), {w.query, some, w.code_out.width, d}, w.hidden, w.code_rows, w.code_norm, nullptr);
-    stay_products(s, some, w.code_logits, w.code_scores, w.pointer_query, w.turned, box);
+    const Product codes{w.code_logits, w.code_scores}, turned{w.pointer_query, w.turned}, moves{w.motion_head, w.moves};
+    stay_normalise(s, tiles(codes, turned, moves), {w.query, some, w.code_out.width, d}, w.hidden, w.code_rows, w.code_norm, nullptr);
+    stay_products(s, some, box, codes, turned, moves);
     grid_sync(s.barrier);
     if (leads()) stay_draw(w);
 }

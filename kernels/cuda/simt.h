@@ -53,11 +53,12 @@ DEVICE void mma_s8(int (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) 
                  : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-// 16 bytes in one load; `p` is a multiple of 16.
+// 16 bytes of global memory in one load; `p` is a multiple of 16. A function that is called does not see where `p` comes from.
 struct Quad {
     unsigned v[4];
 };
 DEVICE Quad load16(const void* p) {
+    __builtin_assume(__isGlobal(p));
     const uint4 x = *static_cast<const uint4*>(p);
     return {{x.x, x.y, x.z, x.w}};
 }
