@@ -8,6 +8,7 @@ runs each GPU thread as a fiber and looks for races, thousands of times slower t
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ def built() -> str | None:
         if path.is_file():
             return path.read_text().strip()
     return None
+
+
+def ways(slots: Sequence[int]) -> list[tuple[int, str]]:
+    """Return every number of slots with each way to decode them, as `turns` names it."""
+    return [(n, turns) for n in slots for turns in (("auto", "persistent") if n == 1 else ("auto",))]
 
 
 class CudaEngine(NativeEngine):

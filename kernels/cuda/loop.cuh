@@ -1,6 +1,6 @@
 // The token loop's bookkeeping on the device: which rows a pass has, what became of them, commit. See engine.cpp.
 #pragma once
-#include "decide.cuh"
+#include "codes.cuh"
 
 namespace gamegen::cuda {
 
