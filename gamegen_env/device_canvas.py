@@ -32,7 +32,13 @@ class DeviceCanvas:
         s, cell_size = config.stream, config.tokenizer.cell_size
         self._host = Canvas(config, CellDecoder(tokenizer), 1)
         self._device: Any = library(emulate).Canvas(
-            decoder_weights(tokenizer), cell_size, num_slots, s.map_cells, s.view_cells, s.memory_per_cell
+            decoder_weights(tokenizer),
+            cell_size,
+            num_slots,
+            s.map_cells,
+            s.view_cells,
+            s.memory_per_cell,
+            s.max_motion,
         )
         self.num_slots, self.frame_size = num_slots, config.frame_size
         self.codes = np.zeros((num_slots, s.n_cells), np.int32)
@@ -63,13 +69,10 @@ class DeviceCanvas:
         codes: np.ndarray,
         motions: np.ndarray | None = None,
     ) -> None:
-        """Perform one game step on the device. Args as `Canvas.apply`; ValueError on numbers that it cannot have.
-
-        A motion is one of them: the engine that plays here knows none.
-        """
-        if motions is not None and (motions >= 0).any():
-            raise ValueError(f"motions: expected -1 on a GPU, got {motions.max()}")
-        numbers = [np.ascontiguousarray(array, np.int64) for array in (slots, scrolls, ptr, cells, codes)]
+        """Perform one game step on the device. Args as `Canvas.apply`; ValueError on numbers that it cannot have."""
+        if motions is None:
+            motions = np.full(len(cells), -1)
+        numbers = [np.ascontiguousarray(array, np.int64) for array in (slots, scrolls, ptr, cells, codes, motions)]
         self._device.apply(*numbers)
         self.codes[np.repeat(numbers[0], np.diff(ptr)), numbers[3]] = codes
 

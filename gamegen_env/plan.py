@@ -7,11 +7,12 @@ Nothing here is measured. A step of T tokens takes T - 1 passes (its END rides w
 reads the weights once for all slots and each slot's keys and values, and multiplies in 8 bits:
 
     seconds of a pass = max(bytes / (bandwidth * SHARE_OF_BANDWIDTH), operations / (int8 peak * SHARE_OF_PEAK))
-                        + kernels * LAUNCH
+                        + kernels * LAUNCH, or phases * BARRIER
 
-Two speeds: with the kernels that the engine starts per pass now, BUILT, and with what fusing them could leave, FUSED.
-Both take a whole step to be one CUDA graph, whose host waits once. Drafted updates, which save passes, and the canvas,
-which is a thousandth of the work, are left out. docs/gpu.md holds each assumption against what is known of it.
+Two speeds, of the two ways in which the engine decodes a step, whose host waits once: a CUDA graph of kernels, or for
+one game one kernel that stays, its blocks waiting for each other after every phase (turns="persistent"). Drafted
+updates, which save passes, and the canvas, which is a thousandth of the work, are left out. docs/gpu.md holds each
+assumption against what is known of it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from gamegen_env.transformer import Transformer, matrices
 KV_BYTES = 36  # of 64 values: 64 nibbles, scale and minimum; see kernels/README.md
 SHARE_OF_BANDWIDTH = 0.7  # calm and others reach 0.75 to 0.85 of it with weights this large
 SHARE_OF_PEAK = 0.5
-LAUNCH = 1.3e-6  # seconds, of one kernel in a CUDA graph (Hazy Research, "No Bubbles")
+LAUNCH = 1.3e-6  # seconds, of one kernel in a CUDA graph (Hazy Research, "No Bubbles", on an H100)
+# Seconds, of a barrier of all blocks: 0.73 us on an RTX 3090, where a graph's kernel takes 0.83 (MegaQwen,
+# experiments/RESULTS.md); as much less than LAUNCH here.
+BARRIER = LAUNCH * 0.73 / 0.83
 RESERVED = 0.6e9  # bytes that a CUDA context, code and workspace take
 SLOTS = (1, 16, 64, 256)
 
@@ -51,23 +55,24 @@ GPUS = (
 
 
 @dataclass(frozen=True)
-class Kernels:
-    """How many kernels a pass takes."""
+class Parts:
+    """How many parts a pass has that follow each other: kernels, or phases of one that stays."""
 
     per_layer: int
     per_pass: int
-    pointer: int = 1
-    ballistics: int = 4
+    pointer: int = 0
+    ballistics: int = 0
+    motion: int = 0
 
     def of(self, config: ModelConfig) -> int:
-        t = config.transformer
-        return self.per_layer * t.n_layers + self.per_pass + self.pointer * t.pointer + self.ballistics * t.ballistics
+        t, moves = config.transformer, config.stream.max_motion > 0
+        modules = self.pointer * t.pointer + self.ballistics * t.ballistics + self.motion * moves
+        return self.per_layer * t.n_layers + self.per_pass + modules
 
 
-BUILT = Kernels(per_layer=10, per_pass=14)  # as kernels/cuda/engine.cu starts them; tests/test_plan.py counts
-# Norm to stage, attention, its output, gate and up, down; embedding, norm and events, two of the code head, sampler,
-# bookkeeping.
-FUSED = Kernels(per_layer=5, per_pass=6)
+# As kernels/cuda/engine.cu starts them, and persistent.cuh has them; tests/test_plan.py counts both.
+KERNELS = Parts(per_layer=10, per_pass=14, pointer=1, ballistics=4, motion=1)
+PHASES = Parts(per_layer=5, per_pass=6)
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,8 @@ class Counts:
     scratch_bytes: int  # held per slot: logits and sums of attention, activations, for two rows
     row_operations: float  # per token and pass, in weights
     attention_operations: float  # per token, at a full window
-    kernels: int  # per pass, as built
-    fused_kernels: int
+    kernels: int  # per pass
+    phases: int
 
 
 def count(config: ModelConfig, weight_bits: int = 8) -> Counts:
@@ -97,7 +102,7 @@ def count(config: ModelConfig, weight_bits: int = 8) -> Counts:
     with torch.device("meta"):
         model = Transformer(config)
     heads = [model.event_head.weight, model.code_in.weight, model.code_out.weight, model.end_head.weight]
-    extra = [m for m in (model.pointer, model.ballistics) if m is not None]
+    extra = [m for m in (model.pointer, model.motion_head, model.ballistics) if m is not None]
     heads += [p for module in extra for p in module.parameters() if p.ndim == 2]
     multiplied = sum(p.numel() for p in (*matrices(model), *heads))
     vocabulary, table = model.code.weight.numel(), model.small.weight.numel()
@@ -105,7 +110,7 @@ def count(config: ModelConfig, weight_bits: int = 8) -> Counts:
     kv_groups = 2 * t.n_layers * t.n_kv_heads
     looks = t.n_layers + (t.n_kv_heads / t.n_heads if t.pointer else 0)
     spread = (3 * t.n_heads + 2 * t.n_kv_heads) * t.head_dim  # queries, keys and values, what was attended, aims
-    activations = vocabulary // t.d_model + 3 * t.d_ff + 11 * t.d_model + spread
+    activations = vocabulary // t.d_model + 2 * t.d_ff + 10 * t.d_model + spread
     return Counts(
         parameters=sum(p.numel() for p in model.parameters()),
         # The vocabulary is looked up, in 32 bits, and multiplied with.
@@ -117,17 +122,20 @@ def count(config: ModelConfig, weight_bits: int = 8) -> Counts:
         scratch_bytes=2 * ((4 * (2 * t.n_heads + 1) + t.n_heads) * t.window + 4 * activations),
         row_operations=2.0 * (multiplied + vocabulary),
         attention_operations=4.0 * looks * t.n_heads * t.head_dim * t.window,
-        kernels=BUILT.of(config),
-        fused_kernels=FUSED.of(config),
+        kernels=KERNELS.of(config),
+        phases=PHASES.of(config),
     )
 
 
-def frames_per_second(counts: Counts, gpu: GPU, slots: int, tokens: float, kernels: int) -> float:
-    """Return the frames/s of all slots together that the card's data sheet allows. Args: kernels: per pass."""
+def frames_per_second(counts: Counts, gpu: GPU, slots: int, tokens: float, overhead: float) -> float:
+    """Return the frames/s of all slots together that the card's data sheet allows.
+
+    Args: overhead: seconds that a pass waits for kernels to start or blocks to meet.
+    """
     read = counts.pass_bytes + slots * counts.kv_bytes
     operations = slots * (counts.row_operations + counts.attention_operations)
     work = max(read / (gpu.bandwidth * SHARE_OF_BANDWIDTH), operations / (gpu.int8 * SHARE_OF_PEAK))
-    return slots / ((tokens - 1) * (work + kernels * LAUNCH))
+    return slots / ((tokens - 1) * (work + overhead))
 
 
 def slots_within(counts: Counts, memory: float) -> int:
@@ -143,8 +151,8 @@ def described(name: str, counts: Counts, weight_bits: int) -> list[str]:
         f"Per game: {counts.kv_bytes / 1e6:.2f} MB of keys and values, {counts.staged_bytes / 1e6:.2f} MB staged, "
         f"{counts.scratch_bytes / 1e6:.2f} MB of scratch",
         f"Per token: {counts.row_operations / 1e9:.2f} G operations in weights, "
-        f"{counts.attention_operations / 1e9:.2f} G in attention; per pass {counts.kernels} kernels, "
-        f"fused {counts.fused_kernels}\n",
+        f"{counts.attention_operations / 1e9:.2f} G in attention; per pass {counts.kernels} kernels of a "
+        f"graph, or {counts.phases} phases of one kernel\n",
     ]
 
 
@@ -173,13 +181,15 @@ def main(argv: list[str] | None = None) -> None:
         print("|---" * (len(SLOTS) + 1) + "|")
         for gpu in GPUS:
             most = slots_within(counts, gpu.memory)
-            for what, kernels in (("built", counts.kernels), ("fused", counts.fused_kernels)):
+            ways = (("graph", counts.kernels * LAUNCH, SLOTS), ("one kernel", counts.phases * BARRIER, (1,)))
+            for what, overhead, possible in ways:
                 cells = [
-                    f"{frames_per_second(counts, gpu, slots, args.tokens, kernels):,.0f}"
+                    f"{frames_per_second(counts, gpu, slots, args.tokens, overhead):,.0f}"
                     if slots <= most
                     else "no room"
-                    for slots in SLOTS
+                    for slots in possible
                 ]
+                cells += [""] * (len(SLOTS) - len(possible))
                 print(f"| {gpu.name}, {what} | " + " | ".join(cells) + " |")
         print()
     print(json.dumps(report))

@@ -129,8 +129,7 @@ template <class Outcome> nb::tuple ragged(const std::vector<Outcome>& outcomes) 
         scroll.insert(scroll.end(), {o.scroll_x, o.scroll_y});
         cells.insert(cells.end(), o.cells.begin(), o.cells.end());
         codes.insert(codes.end(), o.codes.begin(), o.codes.end());
-        if constexpr (requires { o.motions; }) motions.insert(motions.end(), o.motions.begin(), o.motions.end());
-        motions.resize(codes.size(), -1);
+        motions.insert(motions.end(), o.motions.begin(), o.motions.end());
         ptr.push_back(static_cast<int64_t>(cells.size()));
         reward.push_back(o.reward_class);
         done.push_back(o.done);

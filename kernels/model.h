@@ -21,7 +21,7 @@ struct Config {
     size_t n_layers, d_model, n_heads, n_kv_heads, d_ff, window;
     bool pointer, ballistics;
     int32_t max_motion;  // 0: updates only repaint
-    size_t n_motions() const { return max_motion ? static_cast<size_t>((2 * max_motion + 1) * (2 * max_motion + 1)) : 0; }
+    GAMEGEN_HD size_t n_motions() const { return max_motion ? static_cast<size_t>((2 * max_motion + 1) * (2 * max_motion + 1)) : 0; }
     size_t group() const { return n_heads / n_kv_heads; }
     size_t max_step_tokens() const { return static_cast<size_t>(grammar.n_cells()) + 3; }
 };

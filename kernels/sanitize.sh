@@ -1,19 +1,30 @@
 #!/usr/bin/env bash
-# Run the native engine's tests under AddressSanitizer and UndefinedBehaviorSanitizer, beside the installed engine.
-# Usage, in the environment that runs the tests: kernels/sanitize.sh [pytest options]
+# Run the tests of the native engine, or with "cuda" first those of the emulated CUDA engine, under AddressSanitizer and
+# UndefinedBehaviorSanitizer, beside the installed engine.
+# Usage, in the environment that runs the tests: kernels/sanitize.sh [cuda] [pytest options]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 package=build/sanitized/package
+target=_native tests=(tests/test_native.py tests/test_native_fuzz.py tests/test_engines.py)
+if [ "${1:-}" = cuda ]; then
+    shift
+    target=_simt tests=(tests/test_cuda_engine.py tests/test_device_canvas.py)
+    export SIMT_LIBRARY=$PWD/build/sanitized/_simt.so
+fi
 rm -rf "$package" && mkdir -p "$package"
 cp -r gamegen_env tests pyproject.toml "$package/"
-rm -f "$package"/gamegen_env/engine/_native*.so
-cmake -S kernels -DGAMEGEN_CUDA=OFF -B build/sanitized/build -DGAMEGEN_SANITIZE=ON -DCMAKE_BUILD_TYPE=Debug \
+cmake -S kernels -DGAMEGEN_CUDA=OFF -DGAMEGEN_SIMT=ON -B build/sanitized/build -DGAMEGEN_SANITIZE=ON -DCMAKE_BUILD_TYPE=Debug \
     -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$PWD/build/sanitized" > /dev/null
-cmake --build build/sanitized/build --parallel 2
-cp build/sanitized/_native*.so "$package/gamegen_env/engine/"
+cmake --build build/sanitized/build --parallel 2 --target $target
+if [ $target = _native ]; then
+    rm -f "$package"/gamegen_env/engine/_native*.so
+    cp build/sanitized/_native*.so "$package/gamegen_env/engine/"
+else
+    cp build/sanitized/_simt.*.so "$SIMT_LIBRARY"
+fi
 cd "$package"
 export PYTHONPATH="$PWD" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # The interpreter itself leaks at exit.
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 LD_PRELOAD="$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libubsan.so)" \
-    python -m pytest -q -p no:cacheprovider tests/test_native.py tests/test_native_fuzz.py tests/test_engines.py "$@"
+    python -m pytest -q -p no:cacheprovider "${tests[@]}" "$@"

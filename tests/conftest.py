@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -101,7 +102,13 @@ def picture() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def simt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The CUDA engine emulated on the host, built from the sources as they are now: `gamegen_env.engine._simt`."""
+    """The CUDA engine emulated on the host, built from the sources as they are now: `gamegen_env.engine._simt`.
+
+    SIMT_LIBRARY: one that is built already (kernels/sanitize.sh).
+    """
+    if "SIMT_LIBRARY" in os.environ:
+        yield from loaded(Path(os.environ["SIMT_LIBRARY"]))
+        return
     here = tmp_path_factory.mktemp("simt")
     cmake, kernels = Path(CMAKE_BIN_DIR) / "cmake", Path(__file__).parent.parent / "kernels"
     options = [
@@ -113,7 +120,12 @@ def simt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     subprocess.run([cmake, "-S", kernels, "-B", here / "build", *options], check=True, capture_output=True)
     subprocess.run([cmake, "--build", here / "build", "--target", "_simt"], check=True, capture_output=True)
     (built,) = here.glob("_simt*.so")
-    spec = importlib.util.spec_from_file_location("gamegen_env.engine._simt", built)
+    yield from loaded(built)
+
+
+def loaded(library: Path) -> Iterator[Any]:
+    """Let a module stand in for `gamegen_env.engine._simt`."""
+    spec = importlib.util.spec_from_file_location("gamegen_env.engine._simt", library)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

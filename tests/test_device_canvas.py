@@ -22,16 +22,19 @@ pytestmark = pytest.mark.usefixtures("simt")
 SLOTS = 3
 
 
-@pytest.fixture(scope="module", params=["small", "odd"])
+@pytest.fixture(scope="module", params=["small", "odd", "moving"])
 def config(request: pytest.FixtureRequest) -> ModelConfig:
-    """Few codes, so that memory, plain colours and the decoder all have their turn; and sizes that fit nothing."""
+    """Few codes, so that memory, plain colours and the decoder all have their turn; sizes that fit nothing; motions."""
     if request.param == "small":
         sizes = TokenizerConfig(codebook_size=64, code_dim=8, d_hidden=16)
         stream = StreamConfig(view_cells=4, max_scroll=2)
     else:
         sizes = TokenizerConfig(codebook_size=33, code_dim=5, d_hidden=67, cell_size=3)
-        stream = StreamConfig(view_cells=5, max_scroll=3, memory_per_cell=2)
-    transformer = TransformerConfig(n_layers=1, d_model=32, n_heads=2, n_kv_heads=1, d_ff=64, window=96)
+        reach = 3 if request.param == "moving" else 0
+        stream = StreamConfig(view_cells=5, max_scroll=3, memory_per_cell=2, max_motion=reach)
+    transformer = TransformerConfig(
+        n_layers=1, d_model=32, n_heads=2, n_kv_heads=1, d_ff=64, window=96, pointer=stream.max_motion > 0
+    )
     return ModelConfig(name="canvas", tokenizer=sizes, stream=stream, transformer=transformer)
 
 
@@ -78,7 +81,11 @@ def test_every_step_paints_what_the_canvas_paints(config: ModelConfig, simt: Any
             rng.choice(host.codes[s][:6], n) if rng.random() < 0.7 else rng.integers(0, 33, n)
             for s, n in zip(slots, counts, strict=True)
         ]
-        arguments = slots, scrolls, np.cumsum([0, *counts]), np.concatenate(cells), np.concatenate(codes)
+        motions = np.random.default_rng(step).integers(
+            -config.stream.n_motions, config.stream.n_motions + 1, sum(counts)
+        )
+        motions = np.maximum(motions - 1, -1)  # half of them move, where they may
+        arguments = slots, scrolls, np.cumsum([0, *counts]), np.concatenate(cells), np.concatenate(codes), motions
         count_kinds(host, arguments, kinds)
         for canvas in (host, device):
             canvas.apply(*arguments)
@@ -95,7 +102,7 @@ def test_every_step_paints_what_the_canvas_paints(config: ModelConfig, simt: Any
 
 def count_kinds(host: Canvas, arguments: tuple, kinds: dict[str, int]) -> None:
     """Where the pixels of the next step come from."""
-    slots, _, ptr, cells, codes = arguments
+    slots, _, ptr, cells, codes, _ = arguments
     slot = np.repeat(slots, np.diff(ptr))
     known = (host.memory_codes[slot, cells] == codes[:, None]).any(1)
     plain = host._plain(slot, codes)[0] if len(codes) else known
@@ -155,6 +162,13 @@ def test_numbers_that_would_be_addresses_are_refused(config: ModelConfig, argume
     device = DeviceCanvas(config, made(config), SLOTS, emulate=True)
     with pytest.raises(ValueError, match=expected):
         device.apply(*(np.array(a) for a in arguments))
+
+
+def test_motions_beyond_the_models_are_refused(config: ModelConfig) -> None:
+    device, n = DeviceCanvas(config, made(config), SLOTS, emulate=True), config.stream.n_motions
+    for motion in (-2, n):
+        with pytest.raises(ValueError, match=rf"motions: expected -1\.\.{n - 1}"):
+            device.apply(*(np.array(a) for a in ([0], [[0, 0]], [0, 1], [1], [1], [motion])))
 
 
 def test_a_decoder_that_is_too_wide_is_refused(config: ModelConfig) -> None:

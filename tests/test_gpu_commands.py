@@ -58,9 +58,10 @@ def test_selftest_passes_and_writes_what_it_found(
     assert report["device"]["name"] == "emulation on the host"
     names = [check["name"] for check in report["checks"]]
     assert {"warp operations", "tensor cores", "4-bit groups", "function exp", "function silu"} <= set(names)
-    assert names[-3:] == [
+    assert names[-4:] == [
         "small-map, keyframe of game 0",
         "small-map, 1 at once, game 0",
+        "small-map, 1 at once, one kernel, game 0",
         "small-map, 3 at once, game 0",
     ]
     assert text.count("PASS") == len(names)
@@ -85,7 +86,7 @@ def test_selftest_names_what_differs(
     assert status == 1
     checks = json.loads(out.read_text())["checks"]
     failed = {check["name"]: check["said"] for check in checks if not check["passed"]}
-    games = {f"small-map, {what}, game 0" for what in ("1 at once", "3 at once")}
+    games = {f"small-map, {what}, game 0" for what in ("1 at once", "1 at once, one kernel", "3 at once")}
     assert set(failed) == {"tensor cores", "function exp", "small-map, keyframe of game 0"} | games
     assert failed["function exp"].startswith("exp: ")
     assert "keys of layer 0, kv_nibbles" in failed["small-map, keyframe of game 0"]
@@ -199,7 +200,7 @@ def test_bench_measures_and_says_that_it_was_no_gpu(
     assert report["figures_of"] == "the emulation on a CPU, not a GPU"
     assert "nothing here says how fast a GPU is" in text
     (points,) = report["models"].values()
-    assert [point["slots"] for point in points] == [1, 2]
+    assert [(point["slots"], point["turns"]) for point in points] == [(1, "auto"), (1, "persistent"), (2, "auto")]
     for point in points:
         assert point["steps"] >= 3
         assert 0 < point["p50_ms"] <= point["p99_ms"]
@@ -237,7 +238,7 @@ def test_bench_goes_on_where_many_games_do_not_fit(
     status, text = said(words, monkeypatch, capsys)
     assert status == 0, text
     (points,) = json.loads(out.read_text())["models"].values()
-    assert points[0] == {"slots": 4, "error": MEMORY}
+    assert points[0] == {"slots": 4, "turns": "auto", "error": MEMORY}
     assert points[1]["frames_per_second"] > 0
 
 

@@ -20,9 +20,9 @@ from tests.conftest import random_model
 ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "30"))
 
 
-def random_config(base: ModelConfig, rng: np.random.Generator, most_motion: int = 2) -> ModelConfig:
+def random_config(base: ModelConfig, rng: np.random.Generator) -> ModelConfig:
     kv_heads = int(rng.choice([1, 2, 3]))
-    pointer, motion = bool(rng.integers(2)), int(rng.integers(most_motion + 1))
+    pointer, motion = bool(rng.integers(2)), int(rng.integers(3))
     stream = StreamConfig(
         view_cells=int(rng.integers(1, 6)), max_scroll=int(rng.integers(1, 4)), max_motion=motion if pointer else 0
     )

@@ -14,7 +14,7 @@ from gamegen_env.cli import main
 from gamegen_env.config import PRESETS
 from gamegen_env.engine import make_engine
 from gamegen_env.engine.cuda import CudaEngine
-from gamegen_env.plan import BUILT, GPU, LAUNCH, Counts, count, frames_per_second, slots_within
+from gamegen_env.plan import BARRIER, GPU, GPUS, KERNELS, LAUNCH, PHASES, Counts, count, frames_per_second, slots_within
 from gamegen_env.transformer import Transformer, count_parameters
 
 
@@ -29,7 +29,7 @@ def test_pocket_by_hand() -> None:
     assert counts.attention_operations == 4 * 6 * 4 * 64 * 2048
     assert counts.parameters == count_parameters(Transformer(PRESETS["pocket"]))
     assert counts.kernels == 6 * 10 + 14
-    assert counts.fused_kernels == 36
+    assert counts.phases == 6 * 5 + 6
 
 
 def test_modules_and_bits_count() -> None:
@@ -77,24 +77,39 @@ def test_kernels_are_those_that_the_engine_starts() -> None:
         return len(re.findall(r"^ *(?:if \(.*\) )?(?:LAUNCH|times)\(", text, re.MULTILINE))
 
     layer, rest = started(loop), started(forward) - started(loop) + started(decide) + started(body)
-    assert layer == BUILT.per_layer
-    assert rest == BUILT.per_pass + BUILT.pointer + BUILT.ballistics
+    assert layer == KERNELS.per_layer
+    assert rest == KERNELS.per_pass + KERNELS.pointer + KERNELS.ballistics + KERNELS.motion
+
+
+def test_phases_are_those_that_blocks_wait_for() -> None:
+    """Counted in the source: barriers of a layer, and of the rest of a pass."""
+    source = (Path(__file__).parent.parent / "kernels" / "cuda" / "persistent.cuh").read_text()
+    forward = source[source.index("void stay_forward(") : source.index("\nDEVICE_CALL void stay_choose(")]
+    decide = source[source.index("void stay_decide(") : source.index("\nDEVICE_CALL void stay_begin(")]
+    step = source[source.index("while (*w.n_playing > 0)") :]
+    turn = step[: step.index("\n    }\n")]
+    assert forward.count("grid_sync(") == PHASES.per_layer
+    assert forward.index("for (int i = 0;") < forward.index("grid_sync(")  # all of them in the loop over layers
+    assert decide.count("grid_sync(") + turn.count("grid_sync(") == PHASES.per_pass
+
+
+def test_half_a_billion_parameters_in_real_time() -> None:
+    """The goals: one game of 100 frames/s on an RTX 5090, 64 of 1,000 together."""
+    counts, (gpu,) = count(PRESETS["base-0.5b"]), [g for g in GPUS if g.name == "RTX 5090"]
+    assert frames_per_second(counts, gpu, 1, 20, counts.phases * BARRIER) >= 100
+    assert frames_per_second(counts, gpu, 64, 20, counts.kernels * LAUNCH) >= 1000
 
 
 def test_the_slower_of_memory_and_arithmetic_sets_the_pace() -> None:
     counts = Counts(
         parameters=0, weight_bytes=0, pass_bytes=1e9, kv_bytes=10**8, staged_bytes=0, scratch_bytes=0,
-        row_operations=1e9, attention_operations=0, kernels=0, fused_kernels=0,
+        row_operations=1e9, attention_operations=0, kernels=0, phases=0,
     )  # fmt: skip
     memory_bound = GPU("", 1e12, bandwidth=1e12, int8=1e18)
-    assert frames_per_second(counts, memory_bound, 1, 11, 10) == pytest.approx(
-        1 / (10 * (1.1e9 / 0.7e12 + 10 * LAUNCH))
-    )
-    assert frames_per_second(counts, memory_bound, 10, 11, 10) == pytest.approx(
-        10 / (10 * (2e9 / 0.7e12 + 10 * LAUNCH))
-    )
+    assert frames_per_second(counts, memory_bound, 1, 11, 1e-5) == pytest.approx(1 / (10 * (1.1e9 / 0.7e12 + 1e-5)))
+    assert frames_per_second(counts, memory_bound, 10, 11, 1e-5) == pytest.approx(10 / (10 * (2e9 / 0.7e12 + 1e-5)))
     busy = GPU("", 1e12, bandwidth=1e18, int8=1e12)
-    assert frames_per_second(counts, busy, 10, 11, 10) == pytest.approx(10 / (10 * (10e9 / 0.5e12 + 10 * LAUNCH)))
+    assert frames_per_second(counts, busy, 10, 11, 1e-5) == pytest.approx(10 / (10 * (10e9 / 0.5e12 + 1e-5)))
 
 
 def test_what_fits() -> None:
@@ -108,7 +123,7 @@ def test_what_fits() -> None:
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (["base-0.5b"], 0, "| RTX 5090, fused |"),
+        (["base-0.5b"], 0, "| RTX 5090, one kernel |"),
         (["base-9b"], 2, "presets: expected some of"),
         (["--tokens", "1"], 2, "at least 2"),
     ],

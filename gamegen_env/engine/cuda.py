@@ -8,6 +8,7 @@ runs each GPU thread as a fiber and looks for races, thousands of times slower t
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ def built() -> str | None:
     return None
 
 
+def ways(slots: Sequence[int]) -> list[tuple[int, str]]:
+    """Return every number of slots with each way to decode them, as `turns` names it."""
+    return [(n, turns) for n in slots for turns in (("auto", "persistent") if n == 1 else ("auto",))]
+
+
 class CudaEngine(NativeEngine):
     """Slots in GPU memory; a state of `native` loads into it, and the other way round."""
 
@@ -68,8 +74,9 @@ class CudaEngine(NativeEngine):
         """Move the weights to the GPU and allocate every slot.
 
         Args:   as `Engine`, kv_bits 4 only; precision: "int8" or "int4"; turns: who turns the token loop, "device" (a
-                loop inside the graph, CUDA 12.4), "host" (eight passes per launch), or "auto", the device where it
-                can; emulate: run on the host instead.
+                loop inside the graph, CUDA 12.4), "host" (eight passes per launch), "auto", the device where it can,
+                or, for one slot, "persistent", a single kernel whose blocks stay for the whole step; emulate: run on
+                the host instead.
         Raises: ValueError on values outside these; ImportError where the module was not built; RuntimeError naming
                 what is missing, driver, GPU or memory.
         """
@@ -77,11 +84,6 @@ class CudaEngine(NativeEngine):
             raise ValueError(f"kv_bits: engine 'cuda' has a 4-bit cache only, got {kv_bits!r}")
         if precision not in ("int8", "int4"):
             raise ValueError(f"precision: engine 'cuda' has int8 and int4, got {precision!r}")
-        if config.stream.max_motion:
-            raise ValueError(
-                "device: engine 'cuda' decodes models whose updates only repaint (max_motion 0), "
-                f"got one with max_motion {config.stream.max_motion}; use device='cpu'"
-            )
         super(NativeEngine, self).__init__(
             config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits, patches=patches
         )

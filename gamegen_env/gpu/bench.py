@@ -25,7 +25,7 @@ import torch
 
 from gamegen_env.checkpoint import load_checkpoint, packaged_models
 from gamegen_env.config import PRESETS, ModelConfig
-from gamegen_env.engine.cuda import CudaEngine, library
+from gamegen_env.engine.cuda import CudaEngine, library, ways
 from gamegen_env.gpu.report import EMULATED, described, heading, written
 from gamegen_env.plan import Counts, count
 from gamegen_env.transformer import Transformer
@@ -40,6 +40,7 @@ class Point:
     """What was measured with so many games at once."""
 
     slots: int
+    turns: str  # "auto": a graph; "persistent": one kernel for a whole step
     steps: int
     p50_ms: float
     p99_ms: float
@@ -89,10 +90,10 @@ def read_bytes(counts: Counts, tokens: np.ndarray, filled: float) -> float:
 
 
 def measure(
-    config: ModelConfig, model: Transformer, slots: int, seconds: float, read_pace: float, emulate: bool
+    config: ModelConfig, model: Transformer, slots: int, turns: str, seconds: float, read_pace: float, emulate: bool
 ) -> Point:
     """Time steps of so many games for so many seconds. Raises: RuntimeError if they do not fit into the memory."""
-    engine = CudaEngine(config, model, slots, temperature=TEMPERATURE, emulate=emulate)
+    engine = CudaEngine(config, model, slots, temperature=TEMPERATURE, turns=turns, emulate=emulate)
     rng, counts = np.random.default_rng(0), count(config)
     for slot in range(slots):
         engine.reset(slot, rng.integers(0, config.tokenizer.codebook_size, config.stream.n_cells), seed=slot)
@@ -117,6 +118,7 @@ def measure(
     p50, p99 = np.percentile(times, [50, 99]) * 1e3
     return Point(
         slots=slots,
+        turns=turns,
         steps=len(times),
         p50_ms=float(p50),
         p99_ms=float(p99),
@@ -151,16 +153,17 @@ def run(names: Sequence[str], slots: Sequence[int], seconds: float, tokens: floa
             + "|---" * 8
             + "|"
         )
-        for n in slots:
+        for n, turns in ways(slots):
+            games = f"{n}, one kernel" if turns == "persistent" else f"{n}"
             try:
-                point = measure(config, model, n, seconds, pace["read"], emulate)
+                point = measure(config, model, n, turns, seconds, pace["read"], emulate)
             except RuntimeError as error:
-                points.append({"slots": n, "error": str(error)})
-                print(f"| {n} | {error} |" + " |" * 6, flush=True)
+                points.append({"slots": n, "turns": turns, "error": str(error)})
+                print(f"| {games} | {error} |" + " |" * 6, flush=True)
                 continue
             points.append(dataclasses.asdict(point))
             print(
-                f"| {n} | {point.p50_ms:.3g} | {point.p99_ms:.3g} | {point.frames_per_second:,.4g} "
+                f"| {games} | {point.p50_ms:.3g} | {point.p99_ms:.3g} | {point.frames_per_second:,.4g} "
                 f"| {point.tokens_per_frame:.1f} | {point.passes_per_step:.1f} | {point.gigabytes_per_second:,.3g} "
                 f"| {100 * point.share_of_memory:.0f} % |",
                 flush=True,

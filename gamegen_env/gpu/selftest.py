@@ -27,7 +27,7 @@ from gamegen_env.checkpoint import Checkpoint, load_checkpoint
 from gamegen_env.device_canvas import DeviceCanvas
 from gamegen_env.engine import StepBatch
 from gamegen_env.engine.base import State
-from gamegen_env.engine.cuda import CudaEngine, library
+from gamegen_env.engine.cuda import CudaEngine, library, ways
 from gamegen_env.engine.native import NativeEngine
 from gamegen_env.gpu.report import described, heading, written
 from gamegen_env.image import load_image, packaged_images
@@ -115,11 +115,14 @@ def check_function(module: Any, name: str, rng: np.random.Generator, samples: in
 class Pair:
     """The same games on the CPU and on the GPU."""
 
-    def __init__(self, checkpoint: Checkpoint, slots: int, emulate: bool) -> None:
+    def __init__(self, checkpoint: Checkpoint, slots: int, turns: str, emulate: bool) -> None:
         config, model = checkpoint.config, checkpoint.transformer
+        patches = checkpoint.tokenizer.patches() if config.stream.max_motion else None
         self.checkpoint, self.slots = checkpoint, slots
-        self.native = NativeEngine(config, model, slots, threads=1, temperature=TEMPERATURE)
-        self.cuda = CudaEngine(config, model, slots, temperature=TEMPERATURE, emulate=emulate)
+        self.native = NativeEngine(config, model, slots, threads=1, temperature=TEMPERATURE, patches=patches)
+        self.cuda = CudaEngine(
+            config, model, slots, temperature=TEMPERATURE, turns=turns, emulate=emulate, patches=patches
+        )
         self.canvas = Canvas(config, CellDecoder(checkpoint.tokenizer), slots)
         self.device_canvas = DeviceCanvas(config, checkpoint.tokenizer, slots, emulate=emulate)
 
@@ -148,7 +151,7 @@ class Pair:
         got, expected = self.cuda.step(slots, actions), self.native.step(slots, actions)
         tokens = compare_steps(got, expected, slots, step)
         for canvas, batch in ((self.device_canvas, got), (self.canvas, expected)):
-            canvas.apply(np.array(slots), batch.scroll, batch.ptr, batch.cells, batch.codes)
+            canvas.apply(np.array(slots), batch.scroll, batch.ptr, batch.cells, batch.codes, batch.motions)
         at = np.array(slots)
         equal(f"step {step}, pixels", self.device_canvas.view(at), self.canvas.view(at))
         return tokens
@@ -177,7 +180,7 @@ def compare_steps(got: StepBatch, expected: StepBatch, slots: Sequence[int], ste
             equal(
                 f"step {step}, slot {slot}, {name}", getattr(got, name)[i : i + 1], getattr(expected, name)[i : i + 1]
             )
-        for name in ("cells", "codes"):
+        for name in ("cells", "codes", "motions"):
             a, b = (getattr(batch, name)[batch.ptr[i] : batch.ptr[i + 1]] for batch in (got, expected))
             equal(f"step {step}, slot {slot}, {name}", a, b)
     return int(expected.tokens.sum())
@@ -202,14 +205,15 @@ def run(
     for model in models:
         checkpoint = load_checkpoint(model)
         named = Path(model).name
-        for slots in batches:
-            pair = Pair(checkpoint, slots, emulate)
+        for slots, turns in ways(batches):
+            pair = Pair(checkpoint, slots, turns, emulate)
+            how = f"{slots} at once" + (", one kernel" if turns == "persistent" else "")
             for game in range(games):
                 turn = game * slots % len(images)
                 pair.reset(images[turn:] + images[:turn])
-                if slots == batches[0]:
+                if (slots, turns) == (batches[0], "auto"):
                     checks.run(f"{named}, keyframe of game {game}", pair.layers)
-                checks.run(f"{named}, {slots} at once, game {game}", partial(pair.play, steps))
+                checks.run(f"{named}, {how}, game {game}", partial(pair.play, steps))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -163,18 +163,13 @@ DEVICE void put4(const View& w, int slot, int layer_head, int which, const Head&
     scales[w.places + place] = half_minimum;
 }
 
-// Heads of a row: norm, turn, stage; END of a finished step goes on into the ring. Blocks of a multiple of 32, half a warp
-// per head.
-KERNEL turn_heads(View w, const float* q_norm, const float* k_norm, int layer, int width) {
-    const int row = static_cast<int>(block_index());
-    if (row >= *w.n_rows) return;
+// A head of a row in half a warp, the same row in both halves: norm, turn, stage; END of a finished step goes on into the
+// ring. `write`: the other halves only take part in the shuffles.
+DEVICE void turn_head(const View& w, int row, int head, const float* q_norm, const float* k_norm, int layer, int width, bool write) {
     const PassRow& r = w.rows[row];
-    const int n_heads = static_cast<int>(w.config.n_heads), n_kv = static_cast<int>(w.config.n_kv_heads), all = n_heads + 2 * n_kv;
-    const int wanted = static_cast<int>(thread_index() / 16), head = wanted < all ? wanted : all - 1;
+    const int n_heads = static_cast<int>(w.config.n_heads), n_kv = static_cast<int>(w.config.n_kv_heads);
     float* at = w.heads + row * width + head * 64;
-    Head h = load_head(at);
-    // Every half warp takes part in every shuffle; what is not meant for its head is thrown away.
-    Head turned = h;
+    Head h = load_head(at), turned = h;  // a value is not turned, but its shuffles are the warp's
     norm_head(turned, head < n_heads ? q_norm : k_norm);
     place_head(turned, w.turn + row * 64);
     hadamard(h);
@@ -182,27 +177,31 @@ KERNEL turn_heads(View w, const float* q_norm, const float* k_norm, int layer, i
     const int layer_head = layer * n_kv + (query ? 0 : (head - n_heads) % n_kv);
     Head staged;
     for (int j = 0; j < 4; ++j) staged.v[j] = half_to_float(float_to_half(value ? h.v[j] : turned.v[j]));
-    if (wanted < n_heads) {
+    if (write && query) {
         for (int j = 0; j < 4; ++j) at[lane16() + 16 * j] = turned.v[j] * 0.125f;
-    } else if (wanted < all) {
+    } else if (write) {
         uint16_t* to = staged_at(w, r.slot, r.stage, r.index, layer_head) + (value ? 64 : 0);
         for (int j = 0; j < 4; ++j) to[lane16() + 16 * j] = float_to_half(staged.v[j]);
     }
     if (r.commit)
-        put4(w, r.slot, layer_head, value, staged, static_cast<int>(r.position % static_cast<int64_t>(w.config.window)), !query && wanted < all);
+        put4(w, r.slot, layer_head, value, staged, static_cast<int>(r.position % static_cast<int64_t>(w.config.window)), write && !query);
+}
+// Blocks of a multiple of 32, half a warp per head.
+KERNEL turn_heads(View w, const float* q_norm, const float* k_norm, int layer, int width) {
+    const int row = static_cast<int>(block_index()), head = static_cast<int>(thread_index() / 16);
+    const int all = static_cast<int>(w.config.n_heads + 2 * w.config.n_kv_heads);
+    if (row < *w.n_rows) turn_head(w, row, head < all ? head : all - 1, q_norm, k_norm, layer, width, head < all);
 }
 
-// G heads that share keys and values: 16 bytes of either serve all of them. Grid (rows, n_heads / G).
+// G heads from `first` on that share keys and values, by a block of THREADS: 16 bytes of either serve all of them.
 //
 // The window is split over the block's threads. What is added as floats is added in the native engine's order: exponentials
 // and minima in sixteen lanes, values as integers over 64 places, then 64 by 64, then the staged tokens.
-template <int G> KERNEL attend(View w, int layer, int width) {
-    const int row = static_cast<int>(block_index()), first = static_cast<int>(block_row()) * G;
-    if (row >= *w.n_rows) return;
-    constexpr int EACH = ATTEND_THREADS / G;  // threads per head, where each has one
+template <int G, int THREADS> DEVICE void attend_heads(const View& w, int row, int first, int layer, int width) {
+    constexpr int EACH = THREADS / G;  // threads per head, where each has one
     SHARED(int, quads, G * 16);
     SHARED(float, numbers, G * 2);
-    SHARED(float, box, ATTEND_THREADS / 32);
+    SHARED(float, box, THREADS / 32);
     SHARED(float, totals, G);
     SHARED(float, offsets, G);
     SHARED(float, mixed, G * 64);
@@ -242,7 +241,7 @@ template <int G> KERNEL attend(View w, int layer, int width) {
     // 64 places share a scale and become bytes, in the order of the values: a warp each.
     const int blocks = s.ring / 64, most = w.places / 64;
     const size_t at = static_cast<size_t>(row) * n_heads + first;
-    for (int b = thread / 32; b < blocks * G; b += ATTEND_THREADS / 32) {
+    for (int b = thread / 32; b < blocks * G; b += THREADS / 32) {
         const int g = b / blocks, places = b % blocks * 64;
         const float* weight = logits + g * w.logits_width + places;
         const float low = weight[lane] * half_to_float(s.v_scale[places + lane]), high = weight[32 + lane] * half_to_float(s.v_scale[places + 32 + lane]);
@@ -254,7 +253,7 @@ template <int G> KERNEL attend(View w, int layer, int width) {
     }
     block_sync();
     // Eight threads to 64 places: four bytes of the group, that is eight dimensions, each.
-    for (int b = thread / 8; b < blocks; b += ATTEND_THREADS / 8) {
+    for (int b = thread / 8; b < blocks; b += THREADS / 8) {
         const int column = thread % 8 * 4;
         int low[G][4] = {}, high[G][4] = {};
         for (int four = 0; four < 16; ++four) {
@@ -275,7 +274,7 @@ template <int G> KERNEL attend(View w, int layer, int width) {
             }
     }
     block_sync();
-    for (int i = thread; i < G * 64; i += ATTEND_THREADS) {
+    for (int i = thread; i < G * 64; i += THREADS) {
         const int g = i / 64, dimension = i % 64;
         const int* partial = w.partial + (at + g) * most * 64 + dimension;
         const float *tops = w.tops + (at + g) * most, *weights = logits + g * w.logits_width + s.ring;
@@ -295,6 +294,11 @@ template <int G> KERNEL attend(View w, int layer, int width) {
         if (thread < 16)
             for (int j = 0; j < 4; ++j) w.attended[(row * n_heads + first + g) * 64 + lane16() + 16 * j] = out.v[j];
     }
+}
+// Grid (rows, n_heads / G).
+template <int G> KERNEL attend(View w, int layer, int width) {
+    const int row = static_cast<int>(block_index());
+    if (row < *w.n_rows) attend_heads<G, ATTEND_THREADS>(w, row, static_cast<int>(block_row()) * G, layer, width);
 }
 
 }  // namespace gamegen::cuda

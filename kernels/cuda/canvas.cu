@@ -25,7 +25,7 @@ struct Canvas::Parts {
     Stream stream;
     Memory memory{stream};
     CanvasView v{};
-    int32_t* step = nullptr;   // slots, scrolls, ptr, then cells and codes
+    int32_t* step = nullptr;   // slots, scrolls, ptr, then cells, codes and motions
     std::vector<int32_t> numbers;
 
     Parts(const CellDecoder& d, const CanvasShape& s) : shape(s) {
@@ -35,6 +35,7 @@ struct Canvas::Parts {
         v.view_cells = static_cast<int>(s.view_cells);
         v.cell_size = static_cast<int>(c);
         v.memory = static_cast<int>(s.memory_per_cell);
+        v.max_motion = static_cast<int>(s.max_motion);
         v.size = static_cast<int>(size);
         v.frame = static_cast<int>(frame);
         v.values = static_cast<int>(d.values());
@@ -48,10 +49,11 @@ struct Canvas::Parts {
         v.original = memory.zeros<uint8_t>(n * cells);
         v.memory_pixels = memory.zeros<uint8_t>(n * cells * s.memory_per_cell * d.values());
         v.observations = memory.zeros<uint8_t>(n * frame * frame * 3);
-        step = memory.zeros<int32_t>(4 * n + 1 + 2 * n * cells);
+        step = memory.zeros<int32_t>(4 * n + 1 + 3 * n * cells);
         v.slot_of = memory.zeros<int32_t>(n * cells);
         v.old_codes = memory.zeros<int32_t>(n * cells);
         v.colours = memory.zeros<int32_t>(n * cells);
+        v.moved = memory.zeros<uint8_t>(s.max_motion ? n * cells * d.values() : 0);
         v.codebook = memory.copy(d.codebook);
         v.from_code = upload(memory, d.from_code);
         v.first = upload(memory, d.first);
@@ -74,7 +76,7 @@ struct Canvas::Parts {
 
     // One copy to the device for all numbers of a step.
     void send(const std::vector<int32_t>& slots, const std::vector<int32_t>& scrolls, const std::vector<int32_t>& ptr,
-              const std::vector<int32_t>& cells, const std::vector<int32_t>& codes) {
+              const std::vector<int32_t>& cells, const std::vector<int32_t>& codes, const std::vector<int32_t>& motions) {
         numbers.clear();
         const auto add = [&](const std::vector<int32_t>& part) {
             const size_t at = numbers.size();
@@ -86,6 +88,7 @@ struct Canvas::Parts {
         v.ptr = add(ptr);
         v.cells = add(cells);
         v.new_codes = add(codes);
+        v.motions = add(motions);
         memory.put(step, numbers.data(), numbers.size());
     }
     // Whoever reads the observations, on whatever stream, finds them drawn.
@@ -107,10 +110,10 @@ size_t Canvas::cell_size() const { return static_cast<size_t>(parts_->v.cell_siz
 uint8_t* Canvas::observations() const { return parts_->v.observations; }
 
 void Canvas::apply(const std::vector<int32_t>& slots, const std::vector<int32_t>& scrolls, const std::vector<int32_t>& ptr,
-                   const std::vector<int32_t>& cells, const std::vector<int32_t>& codes) {
+                   const std::vector<int32_t>& cells, const std::vector<int32_t>& codes, const std::vector<int32_t>& motions) {
     Parts& p = *parts_;
     if (slots.empty()) return;
-    p.send(slots, scrolls, ptr, cells, codes);
+    p.send(slots, scrolls, ptr, cells, codes, motions);
     LAUNCH(p.stream, renew, static_cast<unsigned>(slots.size()), PAINT_THREADS, p.v);
     if (!cells.empty()) LAUNCH(p.stream, repaint, static_cast<unsigned>(cells.size()), PAINT_THREADS, p.v);
     p.draw(slots.size());
@@ -127,7 +130,7 @@ CanvasState Canvas::save(size_t slot) const {
 
 void Canvas::load(size_t slot, const CanvasState& state) {
     parts_->each(slot, state, [this](auto* device, const auto& host, size_t n) { parts_->memory.put(device, host.data(), n); });
-    parts_->send({static_cast<int32_t>(slot)}, {0, 0}, {0, 0}, {}, {});
+    parts_->send({static_cast<int32_t>(slot)}, {0, 0}, {0, 0}, {}, {}, {});
     parts_->draw(1);
 }
 

@@ -18,8 +18,10 @@ struct CanvasView {
     int32_t *codes, *origin, *memory_codes, *memory_next;
     uint8_t *pixels, *original, *memory_pixels, *observations;
     // of the step
-    const int32_t *slots, *scrolls, *ptr, *cells, *new_codes;
+    const int32_t *slots, *scrolls, *ptr, *cells, *new_codes, *motions;
     int32_t *slot_of, *old_codes, *colours;  // per update
+    uint8_t* moved;                          // (updates, values)
+    int max_motion;
     const float* codebook;
     LinearView from_code, first, second, last;
     GAMEGEN_HD int n_cells() const { return map_cells * map_cells; }
@@ -31,7 +33,14 @@ DEVICE size_t value_at(const CanvasView& v, int slot, int cell, int i) {
     return (static_cast<size_t>(slot) * v.size + row) * v.size * 3 + column;
 }
 
-// The view moves; each update finds the first cell of the slot's true picture that has its code, and that cell's colour if
+// Value i of a cell that a motion brings there: as motion.py has it, the pixel that far away.
+DEVICE uint8_t moved_value(const CanvasView& v, int slot, int cell, int motion, int i) {
+    const int across = 2 * v.max_motion + 1, c = v.cell_size;
+    const int y = cell / v.map_cells * c + i / (c * 3) - (motion / across - v.max_motion), x = cell % v.map_cells * c + i / 3 % c - (motion % across - v.max_motion);
+    return v.pixels[((static_cast<size_t>(slot) * v.size + (y + v.size) % v.size) * v.size + (x + v.size) % v.size) * 3 + i % 3];
+}
+
+// The view moves; what moves is copied before anything is painted; each update finds the first cell of the slot's true picture that has its code, and that cell's colour if
 // it is plain. Only then do codes change. A block per slot of the step.
 KERNEL renew(CanvasView v) {
     const int i = static_cast<int>(block_index()), slot = v.slots[i], thread = static_cast<int>(thread_index());
@@ -59,6 +68,8 @@ KERNEL renew(CanvasView v) {
             v.colours[u] = all ? colour : NO_COLOUR;
             v.old_codes[u] = codes[v.cells[u]];
         }
+        if (v.motions[u] >= 0)
+            for (int k = thread % 32; k < v.values; k += 32) v.moved[static_cast<size_t>(u) * v.values + k] = moved_value(v, slot, v.cells[u], v.motions[u], k);
     }
     block_sync();
     for (int u = v.ptr[i] + thread; u < v.ptr[i + 1]; u += static_cast<int>(block_size()))
@@ -89,6 +100,7 @@ KERNEL repaint(CanvasView v) {
     SHARED(float, inner, WIDEST_HIDDEN);
     SHARED(float, outer, WIDEST_HIDDEN);
     const int slot = v.slot_of[u], cell = v.cells[u], code = v.new_codes[u], colour = v.colours[u], old = v.old_codes[u];
+    const bool moves = v.motions[u] >= 0;
     const size_t at = static_cast<size_t>(slot) * v.n_cells() + cell;
     int32_t* memory = v.memory_codes + at * v.memory;
     int known = -1, stands = -1;  // entries that hold the new code and the old one, the first of each
@@ -98,7 +110,7 @@ KERNEL repaint(CanvasView v) {
     }
     const bool true_before = v.original[at];
     const int next = v.memory_next[at], entry = stands >= 0 ? stands : next;
-    if (known < 0 && colour == NO_COLOUR) {
+    if (!moves && known < 0 && colour == NO_COLOUR) {
         const int32_t *codes = v.codes + static_cast<size_t>(slot) * v.n_cells(), *origin = v.origin + slot * 2;
         for (int i = thread; i < 9 * v.code_dim; i += threads) {
             const int near = i / v.code_dim, row = neighbour(v, cell / v.map_cells, origin[1], near / 3 - 1),
@@ -113,7 +125,9 @@ KERNEL repaint(CanvasView v) {
     for (int i = thread; i < v.values; i += threads) {
         uint8_t value;
         const size_t place = value_at(v, slot, cell, i);
-        if (known >= 0) {
+        if (moves) {
+            value = v.moved[static_cast<size_t>(u) * v.values + i];
+        } else if (known >= 0) {
             value = v.memory_pixels[(at * v.memory + known) * v.values + i];
         } else if (colour != NO_COLOUR) {
             value = static_cast<uint8_t>(colour >> i % 3 * 8 & 255);
@@ -132,7 +146,7 @@ KERNEL repaint(CanvasView v) {
     if (thread) return;
     if (true_before) memory[entry] = old;
     if (true_before && stands < 0) v.memory_next[at] = (next + 1) % v.memory;
-    v.original[at] = known >= 0;
+    v.original[at] = known >= 0 && !moves;
 }
 
 // What the slots of the step show. Grid (slots, rows of the frame).

@@ -20,7 +20,7 @@ struct CanvasState {
 };
 
 struct CanvasShape {
-    size_t slots, map_cells, view_cells, memory_per_cell;
+    size_t slots, map_cells, view_cells, memory_per_cell, max_motion;
 };
 
 class Canvas {
@@ -29,9 +29,9 @@ public:
     Canvas(const CellDecoder& decoder, const CanvasShape& shape);
     ~Canvas();
     // One game step of distinct slots: views move by `scrolls` (n, 2), then updates ptr[i] .. ptr[i + 1] of slot i are painted
-    // and what the slots show is drawn anew. A slot's cells are all different.
+    // or, where motions[u] is not -1, moved, and what the slots show is drawn anew. A slot's cells are all different.
     void apply(const std::vector<int32_t>& slots, const std::vector<int32_t>& scrolls, const std::vector<int32_t>& ptr,
-               const std::vector<int32_t>& cells, const std::vector<int32_t>& codes);
+               const std::vector<int32_t>& cells, const std::vector<int32_t>& codes, const std::vector<int32_t>& motions);
     CanvasState save(size_t slot) const;
     void load(size_t slot, const CanvasState& state);
     // What slots show: a copy (n, F, F, 3).

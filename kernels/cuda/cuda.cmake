@@ -14,6 +14,10 @@ if(GAMEGEN_SIMT)
   target_compile_definitions(_simt PRIVATE GAMEGEN_MODULE=_simt GAMEGEN_SIMT)
   # A .cu file is C++ to the emulation; longjmp between fibers is no mistake here. Whoever builds it runs it.
   target_compile_options(_simt PRIVATE -xc++ -Wall -Wextra -O3 -march=native -ffp-contract=off -U_FORTIFY_SOURCE)
+  if(GAMEGEN_SANITIZE)
+    target_compile_options(_simt PRIVATE ${sanitized})
+    target_link_options(_simt PRIVATE -fsanitize=address,undefined)
+  endif()
 endif()
 
 # Say what became of it here, and keep it for the user: pip shows nothing of a build that went well.

@@ -1,4 +1,4 @@
-// From hidden states to next tokens: grammar mask, ballistic attention, pointer memory, sampler. See decide.cpp.
+// From hidden states to the next event: ballistic attention, grammar mask, sampler. See decide.cpp.
 #pragma once
 #include "../noise.h"
 #include "attention.cuh"
@@ -11,10 +11,10 @@ DEVICE float softplus(float x) { return x > 20 ? x : log1p_of(exp_of(x)); }
 DEVICE float sigmoid(float x) { return 1 / (1 + exp_of(-x)); }
 DEVICE bool decides(const View& w, int row) { return row < *w.n_rows && w.rows[row].decides; }
 
-// Motion of the updates in this pass. 32 threads per row.
-KERNEL remember(View w) {
-    const int row = static_cast<int>(block_index()), i = static_cast<int>(thread_index());
-    if (row >= *w.n_rows || w.rows[row].token.kind != UPD || i >= static_cast<int>(MOTION)) return;
+// Motion of an update in this pass.
+DEVICE void remember_row(const View& w, int row) {
+    const int i = static_cast<int>(thread_index());
+    if (w.rows[row].token.kind != UPD || i >= static_cast<int>(MOTION)) return;
     const PassRow& r = w.rows[row];
     Latest& latest = w.latest[r.slot * w.max_latest + r.latest];
     latest.motion[i] = product_f32(w.motion, w.hidden + row * w.config.d_model, i);
@@ -23,11 +23,14 @@ KERNEL remember(View w) {
     latest.cell = r.token.a;
     latest.time = r.token.time;
 }
+KERNEL remember(View w) {
+    const int row = static_cast<int>(block_index());
+    if (row < *w.n_rows) remember_row(w, row);
+}
 
-// Event logits += where paths lead. A block per row.
-KERNEL add_paths(View w) {
-    const int row = static_cast<int>(block_index()), thread = static_cast<int>(thread_index());
-    if (!decides(w, row)) return;
+// Event logits += where paths lead, by a block of THREADS.
+template <int THREADS> DEVICE void add_paths_row(const View& w, int row) {
+    const int thread = static_cast<int>(thread_index());
     SHARED(int, quads, 16);
     SHARED(float, numbers, 2);
     SHARED(float, floats, 64);
@@ -45,7 +48,7 @@ KERNEL add_paths(View w) {
     while (start < stop && r.position - latest[start].position >= window) ++start;
     const int n = stop - start;
     if (n == 0) return;
-    for (int i = thread; i < 2 * n; i += static_cast<int>(block_size())) {
+    for (int i = thread; i < 2 * n; i += THREADS) {
         const Latest& u = latest[start + i / 2];
         const int axis = i % 2, from = axis ? u.cell % m : u.cell / m;
         const auto dt = static_cast<float>(r.token.time - u.time);
@@ -55,7 +58,7 @@ KERNEL add_paths(View w) {
         place[i] = static_cast<float>(from) + velocity * (before - back * (dt - before)) + gravity * dt * dt / 2;
         if (!axis) elapsed[i / 2] = dt;
     }
-    constexpr int MOST = 1024 / DRAW_THREADS;  // cells per thread
+    constexpr int MOST = 1024 / THREADS;  // cells per thread
     float led[MOST] = {};
     for (int h = 0; h < n_heads; ++h) {
         const int kv = h / (n_heads / static_cast<int>(c.n_kv_heads));
@@ -118,19 +121,25 @@ KERNEL add_paths(View w) {
                 inverse[thread] = sum > 0 ? 1.0f / sum : 0.0f;
             }
             block_sync();
-            for (int i = 0, cell = thread; i < MOST && cell < m * m; ++i, cell += DRAW_THREADS)
+            for (int i = 0, cell = thread; i < MOST && cell < m * m; ++i, cell += THREADS)
                 led[i] = fmaf(lines[cell / m] * inverse[0] * (weight * gain), lines[32 + cell % m] * inverse[1], led[i]);
             block_sync();
         }
     }
-    for (int i = 0, cell = thread; i < MOST && cell < m * m; ++i, cell += DRAW_THREADS)
+    for (int i = 0, cell = thread; i < MOST && cell < m * m; ++i, cell += THREADS)
         w.events[row * w.event_head.width + cell] += led[i];
+}
+KERNEL add_paths(View w) {
+    const int row = static_cast<int>(block_index());
+    if (decides(w, row)) add_paths_row<DRAW_THREADS>(w, row);
+}
+DEVICE void aim_row(const View& w, int row) {
+    for (int i = static_cast<int>(thread_index()); i < w.aim.n_out; i += static_cast<int>(block_size()))
+        w.aims[row * w.max_aims + i] = product_f32(w.aim, w.hidden + row * w.config.d_model, i);
 }
 KERNEL aim(View w) {
     const int row = static_cast<int>(block_index());
-    if (!decides(w, row)) return;
-    for (int i = static_cast<int>(thread_index()); i < w.aim.n_out; i += static_cast<int>(block_size()))
-        w.aims[row * w.max_aims + i] = product_f32(w.aim, w.hidden + row * w.config.d_model, i);
+    if (decides(w, row)) aim_row(w, row);
 }
 
 DEVICE bool allowed(const Grammar& g, const Token& last, int event) {
@@ -186,15 +195,14 @@ DEVICE int draw_few(const View& w, const float* logits, int n, uint32_t key, flo
     return best;
 }
 
-KERNEL draw_event(View w) {
-    const int row = static_cast<int>(block_index()), thread = static_cast<int>(thread_index());
-    if (row >= *w.n_rows) return;
+DEVICE void draw_event_row(const View& w, int row) {
+    const int thread = static_cast<int>(thread_index());
     if (!w.rows[row].decides) {
         if (thread == 0) w.wanted[row] = 0;
         return;
     }
-    SHARED(float, box, DRAW_THREADS / 32);
-    SHARED(int, who, DRAW_THREADS / 32);
+    SHARED(float, box, MOST_WARPS);
+    SHARED(int, who, MOST_WARPS);
     SHARED(float, ends, 5);
     const PassRow& r = w.rows[row];
     const Grammar& g = w.config.grammar;
@@ -220,9 +228,13 @@ KERNEL draw_event(View w) {
     w.next[row] = next;
     w.wanted[row] = next.kind == UPD;
 }
+KERNEL draw_event(View w) {
+    const int row = static_cast<int>(block_index());
+    if (row < *w.n_rows) draw_event_row(w, row);
+}
 
 // The rows that want a code, in order. One warp.
-KERNEL choose(View w) {
+DEVICE void choose_rows(const View& w) {
     const int lane = static_cast<int>(thread_index()), n = *w.n_rows;
     int total = 0;
     for (int base = 0; base < n; base += 32) {
@@ -233,116 +245,6 @@ KERNEL choose(View w) {
     }
     if (lane == 0) *w.n_code_rows = total;
 }
-
-// What the code head reads: hidden state, then place and present code of the cell.
-KERNEL describe(View w) {
-    const int number = static_cast<int>(block_index()), d = static_cast<int>(w.config.d_model);
-    if (number >= *w.n_code_rows) return;
-    const int row = w.code_rows[number];
-    const Grammar& g = w.config.grammar;
-    const Token t = w.next[row];
-    const int m = g.map_cells, r = t.a / m, col = t.a % m;
-    const int features[4] = {5 + r, 5 + m + col, 5 + 2 * m + (r - t.y / g.cell_size + m) % m, 5 + 3 * m + (col - t.x / g.cell_size + m) % m};
-    const int present = w.codes[w.rows[row].slot * g.n_cells() + t.a];
-    for (int i = static_cast<int>(thread_index()); i < d; i += static_cast<int>(block_size())) {
-        float sum = 0;
-        for (int f : features) sum += w.small[static_cast<size_t>(f) * d + i];
-        w.described[number * 2 * d + i] = w.hidden[row * d + i];
-        w.described[number * 2 * d + d + i] = sum + w.code[static_cast<size_t>(present) * d + i];
-    }
-}
-
-KERNEL draw_code(View w) {
-    const int number = static_cast<int>(block_index()), thread = static_cast<int>(thread_index()), threads = static_cast<int>(block_size());
-    if (number >= *w.n_code_rows) return;
-    const int row = w.code_rows[number];
-    SHARED(float, box, DRAW_THREADS / 32);
-    SHARED(int, who, DRAW_THREADS / 32);
-    SHARED(int, quads, 16);
-    SHARED(float, numbers, 2);
-    SHARED(float, heads, MAX_HEADS * 64);
-    SHARED(float, sentinels, 1);
-    SHARED(float, turn, 64);
-    const PassRow& r = w.rows[row];
-    const Config& c = w.config;
-    const Token update = w.next[row];
-    const int n_codes = c.grammar.n_codes, present = w.codes[r.slot * c.grammar.n_cells() + update.a];
-    float* logits = w.code_scores + static_cast<size_t>(number) * w.code_logits.width;
-    const uint32_t key = noise_key(static_cast<uint64_t>(w.live[r.slot].seed), static_cast<uint64_t>(r.token.time),
-                                   static_cast<uint64_t>(r.index + 1), CODE_NOISE);
-    if (thread == 0) logits[present] = LOWEST;
-    if (!c.pointer) {
-        block_sync();
-        const int code = block_draw(w, logits, n_codes, key, w.temperature, box, who);
-        if (thread == 0) w.next[row].b = code;
-        return;
-    }
-    if (thread < 64) turn[thread] = rotary(w, update, r.position + 1, thread % 32, thread / 32);
-    const int n_kv = static_cast<int>(c.n_kv_heads);
-    float* sum = w.logits + static_cast<size_t>(number) * (c.n_heads + 1) * w.logits_width;
-    float* more = sum + w.logits_width;
-    int width = 0, ring = 0;
-    for (int kv = 0; kv < n_kv; ++kv) {
-        Head queries[1] = {load_head(w.turned + number * w.pointer_query.width + kv * 64)};
-        Head& query = queries[0];
-        norm_head(query, w.pointer_norm);
-        if (thread < 16)
-            for (int j = 0; j < 4; ++j) heads[kv * 64 + lane16() + 16 * j] = query.v[j];
-        block_sync();
-        float turned[64];
-        for (int i = 0; i < 64; ++i) turned[i] = turn[i];
-        place_head(query, turned);
-        for (float& v : query.v) v *= 0.125f;
-        if (thread < 32) put_query(query, quads, numbers, 0, thread < 16);
-        block_sync();
-        const View4 s = see(w, r, static_cast<int>(c.n_layers - 1) * n_kv + kv, r.position + 1);
-        width = s.width();
-        ring = s.ring;
-        scores<1>(queries, quads, numbers, s, kv ? more : sum, 0);
-        block_sync();
-        if (kv)
-            for (int i = thread; i < width; i += threads) sum[i] += more[i];
-        block_sync();
-    }
-    if (thread == 0) {
-        float sentinel = 0;
-        for (int i = 0; i < n_kv * 64; ++i) sentinel += heads[i] * w.sentinel[i];
-        sentinels[0] = sentinel * 0.125f + w.sentinel_bias;
-    }
-    const auto carried = [&](int i) -> int {
-        if (i < ring) return i < static_cast<int>(c.window) ? w.held[r.slot * c.window + i] : -1;
-        return i - ring <= r.index ? w.stage_codes[(r.slot * 2 + r.stage) * w.stage_tokens + i - ring] : -1;
-    };
-    for (int i = thread; i < width; i += threads) {
-        const int code = carried(i);
-        if (code < 0 || code == present) sum[i] = LOWEST;
-    }
-    block_sync();
-    const float sentinel = sentinels[0], largest = block_maximum(sum, width, box), top = sentinel < largest ? largest : sentinel;
-    const float total = block_exponentials(sum, width, top, box) + exp_of(sentinel - top);
-    const float highest = block_maximum(logits, n_codes, box);
-    const float vocabulary = block_exponentials(logits, n_codes, highest, box);
-    const float by = exp_of(sentinel - top) / total / vocabulary;
-    for (int i = thread; i < n_codes; i += threads) logits[i] = logits[i] * by;
-    block_sync();
-    // A code's owner adds what the window's tokens give to it, in their order.
-    for (int i = 0; i < width; ++i) {
-        const int code = carried(i);
-        if (code >= 0 && code % threads == thread && sum[i] > 0) logits[code] += sum[i] / total;
-    }
-    block_sync();
-    const float best = block_maximum(logits, n_codes, box);
-    float least = w.temperature == 0 ? best : best * exp_of(-w.span * w.temperature);
-    least = FLOOR < least ? least : FLOOR;
-    float best_score = LOWEST;
-    int of_class = 0;
-    for (int i = thread; i < n_codes; i += threads) {
-        if (!(logits[i] >= least) || i == present) continue;
-        const float score = w.temperature == 0 ? logits[i] : log_of(logits[i]) / w.temperature + gumbel(w.gumbel, key, static_cast<uint32_t>(i));
-        if (score > best_score) best_score = score, of_class = i;
-    }
-    const int code = block_best(best_score, of_class, 0, box, who);
-    if (thread == 0) w.next[row].b = code;
-}
+KERNEL choose(View w) { choose_rows(w); }
 
 }  // namespace gamegen::cuda

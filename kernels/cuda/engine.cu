@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "graph.h"
-#include "loop.cuh"
+#include "persistent.cuh"
 #include "weights.h"
 
 namespace gamegen::cuda {
@@ -22,6 +22,9 @@ struct Engine::Parts {
     Memory memory{stream};
     std::vector<LayerView> layers;
     View w{};
+    Stay stay{};
+    void (*step_kernel)(View, Stay) = nullptr;  // that stays for a step, of so many blocks; 0: a step is a graph
+    unsigned staying = 0;
     std::unique_ptr<Loop> stepping, knowing;
     std::vector<char> pending, stale;  // slots whose END is not yet in the ring; whose codes the device does not have
     int64_t passes = 0;
@@ -29,7 +32,10 @@ struct Engine::Parts {
     Parts(const Config& config, const Tensors& tensors, Precision precision, const Integers& n) : model(config, tensors, precision), integers(n) {}
 
     void allocate(size_t slots, float temperature, const std::vector<float>& gumbel);
+    ByteRows byte_rows(size_t rows);
     void record(bool device_loops);
+    void prepare_to_stay();
+    void decode();
     void forward(unsigned rows);
     void decide(unsigned rows);
     void times(const int* count, unsigned rows, const LinearView& m, float* out, int stride, bool add);
@@ -70,6 +76,10 @@ void Engine::Parts::allocate(size_t slots, float temperature, const std::vector<
         w.sentinel = memory.copy(model.sentinel);
         w.sentinel_bias = model.sentinel_bias;
     }
+    if (c.max_motion) {
+        w.motion_head = upload(memory, model.motion_head);
+        w.patches = memory.copy(std::vector<uint8_t>(model.patches.begin(), model.patches.end()));
+    }
     if (c.ballistics) {
         w.ballistic_query = upload(memory, model.ballistic_query);
         w.aim = upload(memory, model.aim);
@@ -104,14 +114,11 @@ void Engine::Parts::allocate(size_t slots, float temperature, const std::vector<
     w.wanted = memory.zeros<int>(rows);
     const Layer& layer = model.layers.front();
     w.x = memory.zeros<float>(rows * d);
-    w.normed = memory.zeros<float>(rows * std::max(d, model.code_out.width()));
     w.hidden = memory.zeros<float>(rows * d);
     w.heads = memory.zeros<float>(rows * layer.qkv.width());
     w.attended = memory.zeros<float>(rows * c.n_heads * HEAD);
     w.wide = memory.zeros<float>(rows * layer.gate_up.width());
-    w.gated = memory.zeros<float>(rows * std::max(c.d_ff, 2 * d));
     w.turn = memory.zeros<float>(rows * HEAD);
-    w.scales_of_rows = memory.zeros<float>(rows);
     w.events = memory.zeros<float>(rows * model.event_head.width());
     w.queries = memory.zeros<float>(rows * c.n_heads * HEAD);
     w.max_aims = static_cast<int>(4 * c.n_heads);
@@ -121,14 +128,21 @@ void Engine::Parts::allocate(size_t slots, float temperature, const std::vector<
     w.query = memory.zeros<float>(rows * model.code_out.width());
     w.code_scores = memory.zeros<float>(rows * model.code_logits.width());
     w.turned = memory.zeros<float>(rows * c.n_kv_heads * HEAD);
-    w.bytes_stride = static_cast<int>(round_up(std::max({d, c.d_ff, c.n_heads * HEAD, 2 * d}), 64));
-    w.bytes = memory.zeros<int8_t>(rows * static_cast<size_t>(w.bytes_stride));
+    w.moves = memory.zeros<float>(rows * model.motion_head.width());
+    w.bytes = byte_rows(rows);
     w.logits = memory.zeros<float>(rows * (c.n_heads + 1) * static_cast<size_t>(w.logits_width));
     w.partial = memory.zeros<int>(rows * c.n_heads * places);
     w.tops = memory.zeros<float>(rows * c.n_heads * places / BLOCK);
     w.weights = memory.zeros<int8_t>(rows * c.n_heads * places);
     pending.assign(slots, false);
     stale.assign(slots, true);
+}
+
+// Room for rows of the widest product's numbers.
+ByteRows Engine::Parts::byte_rows(size_t rows) {
+    const Config& c = model.config;
+    const size_t stride = round_up(std::max({c.d_ff, c.n_heads * HEAD, 2 * c.d_model}), 64);
+    return {memory.zeros<int8_t>(rows * stride), memory.zeros<float>(rows), static_cast<int>(stride)};
 }
 
 void Engine::Parts::times(const int* count, unsigned rows, const LinearView& m, float* out, int stride, bool add) {
@@ -143,12 +157,13 @@ void Engine::Parts::forward(unsigned rows) {
     const int d = static_cast<int>(c.d_model), spread = static_cast<int>(c.n_heads * HEAD), ff = static_cast<int>(c.d_ff);
     const int *all = w.n_rows, *which = nullptr;
     const float* nothing = nullptr;
+    float* const bytes_only = nullptr;
     const auto n_heads = static_cast<unsigned>(c.n_heads), n_kv = static_cast<unsigned>(c.n_kv_heads), group = static_cast<unsigned>(c.group());
     const auto attends = [&](unsigned heads) { return group % heads == 0 && rows * n_heads / heads >= ENOUGH_BLOCKS; };
     LAUNCH(stream, embed, rows, DRAW_THREADS, w);
     for (int i = 0; i < static_cast<int>(c.n_layers); ++i) {
         const LayerView& l = layers[static_cast<size_t>(i)];
-        LAUNCH(stream, normalise, rows, ROW_THREADS, w, all, w.x, d, nothing, which, l.attention_norm, w.normed);
+        LAUNCH(stream, normalise, rows, ROW_THREADS, w, all, w.x, d, nothing, which, l.attention_norm, bytes_only);
         times(all, rows, l.qkv, w.heads, l.qkv.width, false);
         LAUNCH(stream, turn_heads, rows, ((n_heads + 2 * n_kv) * 16 + 31) / 32 * 32, w, l.q_norm, l.k_norm, i, l.qkv.width);
         if (attends(4)) LAUNCH(stream, attend<4>, dim3(rows, n_heads / 4), ATTEND_THREADS, w, i, l.qkv.width);
@@ -156,9 +171,9 @@ void Engine::Parts::forward(unsigned rows) {
         else LAUNCH(stream, attend<1>, dim3(rows, n_heads), ATTEND_THREADS, w, i, l.qkv.width);
         LAUNCH(stream, quantise, rows, ROW_THREADS, w, all, w.attended, spread, spread);
         times(all, rows, l.out, w.x, d, true);
-        LAUNCH(stream, normalise, rows, ROW_THREADS, w, all, w.x, d, nothing, which, l.ff_norm, w.normed);
+        LAUNCH(stream, normalise, rows, ROW_THREADS, w, all, w.x, d, nothing, which, l.ff_norm, bytes_only);
         times(all, rows, l.gate_up, w.wide, l.gate_up.width, false);
-        LAUNCH(stream, gate, rows, ROW_THREADS, w, all, w.wide, l.gate_up.width, ff, ff, w.gated);
+        LAUNCH(stream, gate, rows, ROW_THREADS, w, all, w.wide, l.gate_up.width, ff, ff);
         times(all, rows, l.down, w.x, d, true);
     }
     LAUNCH(stream, normalise, rows, ROW_THREADS, w, all, w.x, d, nothing, which, w.norm, w.hidden);
@@ -170,6 +185,7 @@ void Engine::Parts::decide(unsigned rows) {
     const Config& c = model.config;
     const int d = static_cast<int>(c.d_model);
     const int *all = w.n_rows, *some = w.n_code_rows, *which = w.code_rows;
+    float* const bytes_only = nullptr;
     times(all, rows, w.event_head, w.events, w.event_head.width, false);
     if (c.ballistics) {
         times(all, rows, w.ballistic_query, w.queries, w.ballistic_query.width, false);
@@ -181,11 +197,12 @@ void Engine::Parts::decide(unsigned rows) {
     LAUNCH(stream, describe, rows, DRAW_THREADS, w);
     LAUNCH(stream, quantise, rows, ROW_THREADS, w, some, w.described, 2 * d, 2 * d);
     times(some, rows, w.code_in, w.inner, w.code_in.width, false);
-    LAUNCH(stream, gate, rows, ROW_THREADS, w, some, w.inner, w.code_in.width, 0, 2 * d, w.gated);
+    LAUNCH(stream, gate, rows, ROW_THREADS, w, some, w.inner, w.code_in.width, 0, 2 * d);
     times(some, rows, w.code_out, w.query, w.code_out.width, false);
-    LAUNCH(stream, normalise, rows, ROW_THREADS, w, some, w.query, w.code_out.width, w.hidden, which, w.code_norm, w.normed);
+    LAUNCH(stream, normalise, rows, ROW_THREADS, w, some, w.query, w.code_out.width, w.hidden, which, w.code_norm, bytes_only);
     times(some, rows, w.code_logits, w.code_scores, w.code_logits.width, false);
     if (c.pointer) times(some, rows, w.pointer_query, w.turned, w.pointer_query.width, false);
+    if (c.max_motion) times(some, rows, w.motion_head, w.moves, w.motion_head.width, false);
     LAUNCH(stream, draw_code, rows, DRAW_THREADS, w);
 }
 
@@ -215,6 +232,22 @@ void Engine::Parts::record(bool device_loops) {
         });
 }
 
+void Engine::Parts::prepare_to_stay() {
+    step_kernel = layers.front().qkv.w4 ? stay_for_step<4> : stay_for_step<8>;
+    staying = blocks_together(step_kernel, STAY_THREADS);
+    if (!staying)
+        throw std::runtime_error("cuda: turns 'persistent': expected a GPU that starts blocks of " + std::to_string(STAY_THREADS) +
+                                 " threads together, one to a multiprocessor, got one that cannot; use turns 'auto'");
+    stay = {memory.copy(layers), memory.zeros<unsigned>(1), byte_rows(staying * STAY_ROWS)};
+}
+
+// A step of the slots in `requests`.
+void Engine::Parts::decode() {
+    if (!staying) return stepping->run();
+    LAUNCH_TOGETHER(stream, step_kernel, staying, STAY_THREADS, w, stay);
+    stream.wait();
+}
+
 void Engine::Parts::settle(size_t slot) {
     if (!pending[slot]) return;
     w.mail->known_slot = static_cast<int>(slot);
@@ -227,12 +260,15 @@ void Engine::Parts::settle(size_t slot) {
 Engine::Engine(const Config& config, const Tensors& tensors, Precision precision, size_t slots, float temperature, const std::vector<float>& gumbel,
                const Integers& integers, Turns turns) {
     need_device();
+    if (turns == Turns::PERSISTENT && slots != 1)
+        throw std::invalid_argument("slots: expected 1 with turns 'persistent', got " + std::to_string(slots));
     const bool can = device_loops();
     if (turns == Turns::BY_DEVICE && !can)
         throw std::runtime_error("cuda: expected driver and toolkit 12.4 or later for a loop on the device, got older ones");
     parts_ = std::make_unique<Parts>(config, tensors, precision, integers);
     parts_->allocate(slots, temperature, gumbel);
     parts_->record(can && turns != Turns::BY_HOST);
+    if (turns == Turns::PERSISTENT) parts_->prepare_to_stay();
 }
 Engine::~Engine() = default;
 size_t Engine::size() const { return static_cast<size_t>(parts_->w.slots); }
@@ -273,15 +309,16 @@ std::vector<Outcome> Engine::step(const std::vector<size_t>& slots, const std::v
         p.stale[s] = false;
     }
     w.mail->n_requests = static_cast<int>(slots.size());
-    p.stepping->run();
+    p.decode();
     std::vector<Outcome> outcomes;
     for (size_t i = 0; i < slots.size(); ++i) {
         const size_t s = slots[i];
         const Answer& a = w.answers[i];
-        Outcome o{a.scroll_x, a.scroll_y, a.reward_class, a.done, a.tokens, {}, {}};
+        Outcome o{a.scroll_x, a.scroll_y, a.reward_class, a.done, a.tokens, {}, {}, {}};
         for (const Change* change = w.changes + a.first_update; change != w.changes + a.first_update + a.n_updates; ++change) {
             o.cells.push_back(change->cell);
             o.codes.push_back(change->code);
+            o.motions.push_back(change->motion);
             n.codes[s * n_cells + static_cast<size_t>(change->cell)] = change->code;
         }
         n.origin[2 * s] = a.x;

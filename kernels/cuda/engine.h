@@ -10,7 +10,7 @@ namespace gamegen::cuda {
 
 struct Outcome {
     int32_t scroll_x, scroll_y, reward_class, done, tokens;
-    std::vector<int64_t> cells, codes;
+    std::vector<int64_t> cells, codes, motions;  // motions: -1 where a cell is repainted
 };
 // Integers of every slot, shared with Python; as gamegen::Integers.
 struct Integers {
@@ -25,8 +25,9 @@ struct Context {
     std::vector<float> latest_motion;     // (REACH, MOTION)
 };
 
-// Who turns the token loop: the device where it can, the device, or the host (graph.h).
-enum class Turns { AUTO, BY_DEVICE, BY_HOST };
+// Who turns the token loop: the device where it can, the device, or the host (graph.h); or one kernel that stays for a whole
+// step (persistent.cuh), of one slot.
+enum class Turns { AUTO, BY_DEVICE, BY_HOST, PERSISTENT };
 
 class Engine {
 public:

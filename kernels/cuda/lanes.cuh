@@ -10,6 +10,7 @@ namespace gamegen::cuda {
 
 constexpr float LOWEST = -__builtin_inff();
 constexpr float FAINT = 1e-30f;  // as in ops_impl.h
+constexpr int MOST_WARPS = 16;   // of a block that works on one row
 
 DEVICE int lane16() { return static_cast<int>(thread_index() & 15); }
 DEVICE float sum16(float x) {
@@ -32,7 +33,7 @@ DEVICE float warp_largest(float x) {
     }
     return x;
 }
-// Over the block: the largest of everyone's numbers, known to everyone. `box`: one float per warp.
+// Over the block: the largest of everyone's numbers, known to everyone. `box`: MOST_WARPS.
 DEVICE float block_largest(float x, SHARED_ARRAY(float, box)) {
     x = warp_largest(x);
     block_sync();
@@ -118,7 +119,7 @@ DEVICE void hadamard(Head& h) {
     h.v[3] = (t - v) * 0.125f;
 }
 // Turn by a rotary embedding, cos (32) then sin (32), and into Hadamard space.
-DEVICE void place_head(Head& h, const float* turn) {
+template <class Turn> DEVICE void place_head(Head& h, const Turn& turn) {
     for (int j = 0; j < 2; ++j) {
         const float a = h.v[j], b = h.v[j + 2], cosine = turn[lane16() + 16 * j], sine = turn[32 + lane16() + 16 * j];
         h.v[j] = a * cosine - b * sine;

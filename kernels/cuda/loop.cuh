@@ -1,6 +1,6 @@
 // The token loop's bookkeeping on the device: which rows a pass has, what became of them, commit. See engine.cpp.
 #pragma once
-#include "decide.cuh"
+#include "codes.cuh"
 
 namespace gamegen::cuda {
 
@@ -35,14 +35,14 @@ DEVICE bool take(const View& w, int slot, int row) {
         live.scroll_x = next.a - w.config.grammar.max_scroll;
         live.scroll_y = next.b - w.config.grammar.max_scroll;
     } else if (next.kind == UPD) {
-        w.updates[slot * w.config.grammar.n_cells() + live.n_updates++] = {next.a, next.b};
+        w.updates[slot * w.config.grammar.n_cells() + live.n_updates++] = {next.a, w.config.grammar.code(next), w.config.grammar.motion(next)};
     }
     return next.kind != END;
 }
 
 // The rows of the next pass: of the slots whose step goes on, END of the step before first. A step that has ended leaves
 // the list and costs nothing more. One warp.
-KERNEL next_pass(View w, Condition more, bool first) {
+DEVICE void next_rows(const View& w, Condition more, bool first) {
     const int lane = static_cast<int>(thread_index()), n = first ? w.mail->n_requests : *w.n_playing;
     int rows = 0, playing = 0;
     for (int base = 0; base < n; base += 32) {
@@ -78,6 +78,7 @@ KERNEL next_pass(View w, Condition more, bool first) {
     *w.n_playing = w.mail->playing = playing;
     continue_while(more, playing > 0);
 }
+KERNEL next_pass(View w, Condition more, bool first) { next_rows(w, more, first); }
 
 // The rows of the next pass over known tokens, END of the step before first. One warp.
 KERNEL next_known(View w, Condition more, bool first) {
@@ -108,12 +109,9 @@ KERNEL next_known(View w, Condition more, bool first) {
     continue_while(more, ends + here > 0);
 }
 
-// Staged tokens of the asked slots, all but END, into the ring: half a warp for a key or a value. Grid (slots, layers *
-// KV heads), 64 threads.
-KERNEL commit(View w) {
-    if (static_cast<int>(block_index()) >= *w.n_asked) return;
-    const int slot = w.asked[block_index()], layer_head = static_cast<int>(block_row()), part = static_cast<int>(thread_index()) / 16,
-              parts = static_cast<int>(block_size()) / 16;
+// Staged tokens of a slot, all but END, into the ring: half a warp for a key or a value.
+DEVICE void commit_head(const View& w, int slot, int layer_head) {
+    const int part = static_cast<int>(thread_index()) / 16, parts = static_cast<int>(block_size()) / 16;
     const Live& live = w.live[slot];
     const auto window = static_cast<int64_t>(w.config.window);
     for (int i = part / 2; i < live.count - 1; i += parts / 2) {  // the same for both halves of a warp
@@ -123,9 +121,13 @@ KERNEL commit(View w) {
             w.held[slot * window + place] = w.stage_codes[(slot * 2 + live.stage) * w.stage_tokens + i];
     }
 }
+// Of the asked slots. Grid (slots, layers * KV heads), 64 threads.
+KERNEL commit(View w) {
+    if (static_cast<int>(block_index()) < *w.n_asked) commit_head(w, w.asked[block_index()], static_cast<int>(block_row()));
+}
 
 // The answer of every asked slot; where its changes begin is the sum of those before. One warp.
-KERNEL answer(View w) {
+DEVICE void answer_all(const View& w) {
     const int lane = static_cast<int>(thread_index()), n = *w.n_asked;
     int before = 0;
     for (int base = 0; base < n; base += 32) {
@@ -143,26 +145,28 @@ KERNEL answer(View w) {
         before += shuffle(sum, 31);
     }
 }
-// What a finished step leaves behind: its changes, its END, pending; and the latest updates. A block of REACH threads per
-// asked slot; `decoded`: by this engine, not known before.
-KERNEL finish(View w, bool decoded) {
-    const int number = static_cast<int>(block_index()), thread = static_cast<int>(thread_index());
-    if (number >= *w.n_asked) return;
+KERNEL answer(View w) { answer_all(w); }
+
+// What a finished step leaves behind: its changes, its END, pending; and the latest updates. `number`: of the asked slots;
+// `decoded`: by this engine, not known before. At least REACH threads.
+DEVICE void finish_slot(const View& w, int number, bool decoded) {
+    const int thread = static_cast<int>(thread_index());
     const int slot = w.asked[number], n_cells = w.config.grammar.n_cells();
     Live& live = w.live[slot];
     const int extra = live.n_latest - static_cast<int>(REACH);
     Latest* latest = w.latest + slot * w.max_latest;
-    const Latest moved = latest[extra > 0 ? thread + extra : thread];
+    const bool moves = extra > 0 && thread < static_cast<int>(REACH);
+    const Latest moved = latest[moves ? thread + extra : 0];
     if (decoded) {
         const int first = w.answers[number].first_update;
-        for (int i = thread; i < live.n_updates; i += static_cast<int>(REACH)) {
+        for (int i = thread; i < live.n_updates; i += static_cast<int>(block_size())) {
             const Change change = w.updates[slot * n_cells + i];
             w.codes[slot * n_cells + change.cell] = change.code;
             w.changes[first + i] = change;
         }
     }
     block_sync();
-    if (extra > 0) latest[thread] = moved;
+    if (moves) latest[thread] = moved;
     if (thread) return;
     if (extra > 0) live.n_latest = REACH;
     if (!decoded) return;
@@ -172,6 +176,11 @@ KERNEL finish(View w, bool decoded) {
     live.pending_index = live.count - 1;
     live.has_pending = 1;
     live.stage ^= 1;
+}
+// A block of REACH threads per asked slot.
+KERNEL finish(View w, bool decoded) {
+    const int number = static_cast<int>(block_index());
+    if (number < *w.n_asked) finish_slot(w, number, decoded);
 }
 
 }  // namespace gamegen::cuda

@@ -1,4 +1,6 @@
 // The Python binding of the CUDA engine, and of its emulation: GAMEGEN_MODULE is _cuda or _simt.
+#include <map>
+
 #include "../binding.h"
 #include "bindings.h"
 #include "engine.h"
@@ -18,7 +20,9 @@ public:
         expect(slots > 0 && slots <= 4096, "slots: expected 1 to 4096, got " + std::to_string(slots));
         expect(temperature >= 0 && temperature < 1e30f, "temperature: expected a finite number >= 0");
         expect(precision == "int8" || precision == "int4", "precision: expected int8 or int4, got '" + precision + "'");
-        expect(turns == "auto" || turns == "device" || turns == "host", "turns: expected auto, device or host, got '" + turns + "'");
+        const std::map<std::string, cuda::Turns> words{{"auto", cuda::Turns::AUTO}, {"device", cuda::Turns::BY_DEVICE},
+                                                       {"host", cuda::Turns::BY_HOST}, {"persistent", cuda::Turns::PERSISTENT}};
+        expect(words.count(turns), "turns: expected auto, device, host or persistent, got '" + turns + "'");
         expect_shape(gumbel_table, "gumbel_table", {65536});
         const auto shared = [&](const char* name, const std::vector<size_t>& shape) {
             Ints array;
@@ -33,10 +37,7 @@ public:
                     shared("position", {slots}), shared("time", {slots}), shared("since_keyframe", {slots})};
         const std::vector<float> table(gumbel_table.data(), gumbel_table.data() + 65536);
         engine_ = std::make_unique<cuda::Engine>(config_, read_tensors(weights), precision == "int4" ? Precision::INT4 : Precision::INT8, slots,
-                                                 temperature, table, numbers_,
-                                                 turns == "auto"     ? cuda::Turns::AUTO
-                                                 : turns == "device" ? cuda::Turns::BY_DEVICE
-                                                                     : cuda::Turns::BY_HOST);
+                                                 temperature, table, numbers_, words.at(turns));
     }
     void clear(size_t slot) { at(slot).clear(slot); }
     void prefill(size_t slot, const Rows& rows) {
@@ -129,5 +130,7 @@ NB_MODULE(GAMEGEN_MODULE, m) {
     cuda::bind_canvas(m);
 #if defined(GAMEGEN_SIMT)
     m.def("seed", [](uint32_t seed) { simt::seed() = seed; }, nb::arg("seed"), "Choose the order in which warps run.");
+    m.def("resident_blocks", [](unsigned n) { simt::resident_blocks() = n; }, nb::arg("n"),
+          "Choose how many blocks can run at the same time.");
 #endif
 }

@@ -17,20 +17,25 @@ using Frames = nb::ndarray<nb::array_api, uint8_t, nb::c_contig, OnDevice>;
 
 class CanvasBinding {
 public:
-    CanvasBinding(const nb::dict& weights, size_t cell_size, size_t slots, size_t map_cells, size_t view_cells, size_t memory_per_cell) {
+    CanvasBinding(const nb::dict& weights, size_t cell_size, size_t slots, size_t map_cells, size_t view_cells, size_t memory_per_cell,
+                  size_t max_motion) {
         expect(slots > 0 && slots <= 4096, "slots: expected 1 to 4096, got " + std::to_string(slots));
         expect(map_cells > 1 && map_cells <= 32 && view_cells == map_cells - 1, "map_cells: expected 2 to 32, and view_cells one less");
         expect(memory_per_cell > 0 && memory_per_cell <= 64, "memory_per_cell: expected 1 to 64");
+        expect(max_motion < map_cells * cell_size, "max_motion: expected less than the map's pixels");
         const CellDecoder decoder = read_decoder(weights, cell_size);
         n_codes_ = decoder.n_codes;
-        canvas_ = std::make_shared<Canvas>(decoder, CanvasShape{slots, map_cells, view_cells, memory_per_cell});
+        canvas_ = std::make_shared<Canvas>(decoder, CanvasShape{slots, map_cells, view_cells, memory_per_cell, max_motion});
     }
-    void apply(const ConstInts& slots, const ConstInts& scrolls, const ConstInts& ptr, const ConstInts& cells, const ConstInts& codes) {
+    void apply(const ConstInts& slots, const ConstInts& scrolls, const ConstInts& ptr, const ConstInts& cells, const ConstInts& codes,
+               const ConstInts& motions) {
         const size_t n = slots.size(), updates = cells.size(), m = map() * map();
         const std::vector<int32_t> at = checked_slots(slots);
         expect_shape(scrolls, "scrolls", {n, 2});
         expect_shape(ptr, "ptr", {n + 1});
         expect_shape(codes, "codes", {updates});
+        expect_shape(motions, "motions", {updates});
+        const auto reach = static_cast<int64_t>(canvas_->shape().max_motion), n_motions = reach ? (2 * reach + 1) * (2 * reach + 1) : 0;
         expect(ptr.data()[0] == 0 && ptr.data()[n] == static_cast<int64_t>(updates), "ptr: expected 0 to the number of cells");
         std::vector<bool> seen;
         for (size_t i = 0; i < n; ++i) {
@@ -41,10 +46,11 @@ public:
                 expect(cell < m && !seen[cell], "cells: expected different numbers in 0.." + std::to_string(m - 1) + " within a slot");
                 seen[cell] = true;
                 expect(static_cast<size_t>(codes.data()[u]) < n_codes_, "codes: expected 0.." + std::to_string(n_codes_ - 1));
+                expect(motions.data()[u] >= -1 && motions.data()[u] < n_motions, "motions: expected -1.." + std::to_string(n_motions - 1));
             }
         }
         for (size_t i = 0; i < 2 * n; ++i) expect(scrolls.data()[i] > -(1 << 20) && scrolls.data()[i] < 1 << 20, "scrolls: expected pixels");
-        canvas_->apply(at, words(scrolls), words(ptr), words(cells), words(codes));
+        canvas_->apply(at, words(scrolls), words(ptr), words(cells), words(codes), words(motions));
     }
     nb::dict save(size_t slot) const {
         CanvasState s = canvas_->save(checked(slot));
@@ -119,8 +125,8 @@ private:
 
 void bind_canvas(nb::module_& m) {
     nb::class_<CanvasBinding>(m, "Canvas")
-        .def(nb::init<const nb::dict&, size_t, size_t, size_t, size_t, size_t>(), nb::arg("weights"), nb::arg("cell_size"), nb::arg("slots"),
-             nb::arg("map_cells"), nb::arg("view_cells"), nb::arg("memory_per_cell"))
+        .def(nb::init<const nb::dict&, size_t, size_t, size_t, size_t, size_t, size_t>(), nb::arg("weights"), nb::arg("cell_size"), nb::arg("slots"),
+             nb::arg("map_cells"), nb::arg("view_cells"), nb::arg("memory_per_cell"), nb::arg("max_motion"))
         .def("apply", &CanvasBinding::apply)
         .def("save", &CanvasBinding::save)
         .def("load", &CanvasBinding::load)

@@ -1,7 +1,8 @@
 // One source, two machines: CUDA under nvcc, an emulation of it (emulation.h) under a host compiler.
 //
 // Kernels use the names of this header only: KERNEL, DEVICE, SHARED, LAUNCH, block_sync, warp_sync, shuffle_xor,
-// shuffle, ballot, dp4a, mma_s8, thread_index, continue_while and so on. The emulation runs the lanes of a block as fibers
+// shuffle, ballot, dp4a, mma_s8, thread_index, continue_while and so on. The emulation runs the lanes of a block, or of all
+// blocks where they wait for each other, as fibers
 // and reports, as std::runtime_error, what a GPU would let pass in silence:
 //   - two threads at one shared element, one of them writing, without a barrier between them (exact per element),
 //   - shared memory read before it was written, or out of bounds,
@@ -17,7 +18,12 @@
 #if defined(__CUDACC__)
 
 #define KERNEL __global__ void
+// Of at most so many threads: the compiler gives each as many registers as that leaves.
+#define KERNEL_OF(threads) __global__ void __launch_bounds__(threads)
 #define DEVICE static __device__ __forceinline__
+// A function of a large kernel that has the registers to itself, and what the kernel gives to it by reference.
+#define DEVICE_CALL static __device__ __noinline__
+#define GIVEN __grid_constant__ const
 #define SHARED(type, name, n) __shared__ type name[n]
 // The array `name` as a parameter of a device function.
 #define SHARED_ARRAY(type, name) type* name
@@ -29,6 +35,7 @@ DEVICE unsigned thread_index() { return threadIdx.x; }
 DEVICE unsigned block_size() { return blockDim.x; }
 DEVICE unsigned block_index() { return blockIdx.x; }
 DEVICE unsigned block_row() { return blockIdx.y; }
+DEVICE unsigned grid_size() { return gridDim.x; }
 DEVICE void block_sync() { __syncthreads(); }
 DEVICE void warp_sync() { __syncwarp(); }
 template <class T> DEVICE T shuffle_xor(T x, int mask) { return __shfl_xor_sync(FULL, x, mask); }
@@ -46,14 +53,29 @@ DEVICE void mma_s8(int (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) 
                  : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-// 16 bytes in one load; `p` is a multiple of 16.
+// 16 bytes of global memory in one load; `p` is a multiple of 16. A function that is called does not see where `p` comes from.
 struct Quad {
     unsigned v[4];
 };
 DEVICE Quad load16(const void* p) {
+    __builtin_assume(__isGlobal(p));
     const uint4 x = *static_cast<const uint4*>(p);
     return {{x.x, x.y, x.z, x.w}};
 }
+// *to += n, behind all that this thread knows to be done; returns what was there.
+DEVICE unsigned add_release(unsigned* to, unsigned n) {
+    unsigned before;
+    asm volatile("atom.add.release.gpu.global.u32 %0, [%1], %2;" : "=r"(before) : "l"(__cvta_generic_to_global(to)), "r"(n) : "memory");
+    return before;
+}
+// Wait while (*word & mask) == value; what was done before the write that ends it is done for this thread too.
+DEVICE void wait_acquire(const unsigned* word, unsigned mask, unsigned value) {
+    unsigned now;
+    do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(__cvta_generic_to_global(word)) : "memory");
+    while ((now & mask) == value);
+}
+// Bring the 32 bytes at `p` into the L2 cache.
+DEVICE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(p))); }
 
 // What a loop of a graph (graph.h) goes by; one thread sets it in every turn. Toolkits before 12.4 have no such loops,
 // and 0 stands for a loop that the host turns.

@@ -18,6 +18,13 @@ struct LinearView {
     const float* bias;   // (width)
 };
 
+// Rows of numbers on their way into a product: signed bytes, and one scale for each row.
+struct ByteRows {
+    int8_t* bytes;  // (rows, stride)
+    float* scales;  // (rows)
+    int stride;
+};
+
 struct LayerView {
     const float *attention_norm, *q_norm, *k_norm, *ff_norm;
     LinearView qkv, out, gate_up, down;
@@ -61,7 +68,7 @@ struct Answer {
     int scroll_x, scroll_y, x, y, reward_class, done, tokens, n_updates, first_update;
 };
 struct Change {
-    int cell, code;
+    int cell, code, motion;  // motion: by which the picture moves there, -1 where it is repainted
 };
 struct Mail {
     int n_requests, n_known, known_slot;
@@ -76,7 +83,8 @@ struct View {
     double by_position[8], by_time[8], waves[8];
     const float *small, *code, *norm, *code_norm, *pointer_norm, *sentinel, *ballistic_norm, *ageing, *gumbel;
     float sentinel_bias;
-    LinearView event_head, code_in, code_out, code_logits, end_head, pointer_query, ballistic_query, aim, motion;
+    LinearView event_head, code_in, code_out, code_logits, end_head, pointer_query, motion_head, ballistic_query, aim, motion;
+    const uint8_t* patches;        // what codes look like (n_codes, c, c, 3), where updates may move
     // host memory
     Mail* mail;
     Request* requests;             // (slots), in the order asked for
@@ -99,10 +107,9 @@ struct View {
     PassRow* rows;                 // (max_rows), as all below
     Token* next;
     int* wanted;                   // is a code to be drawn?
-    float *x, *normed, *hidden, *heads, *attended, *wide, *gated, *turn, *scales_of_rows, *events, *queries, *aims;
-    float *described, *inner, *query, *code_scores, *turned;  // by number in code_rows
-    int8_t* bytes;
-    int bytes_stride;
+    float *x, *hidden, *heads, *attended, *wide, *turn, *events, *queries, *aims;
+    float *described, *inner, *query, *code_scores, *turned, *moves;  // by number in code_rows
+    ByteRows bytes;
     float *logits, *tops;          // (max_rows, n_heads + 1, logits_width); (max_rows, n_heads, places / 64)
     int* partial;                  // (max_rows, n_heads, places / 64, 64)
     int8_t* weights;               // (max_rows, n_heads, places)

@@ -54,9 +54,8 @@ struct Rows {
     View w{};
     int* count;
     Rows(size_t rows, size_t k) {
-        w.bytes_stride = static_cast<int>(round_up(k, 64));
-        w.bytes = memory.zeros<int8_t>(rows * static_cast<size_t>(w.bytes_stride));
-        w.scales_of_rows = memory.zeros<float>(rows);
+        const size_t stride = round_up(k, 64);
+        w.bytes = {memory.zeros<int8_t>(rows * stride), memory.zeros<float>(rows), static_cast<int>(stride)};
         w.n_rows = count = memory.zeros<int>(1);
         *count = static_cast<int>(rows);
         w.config.d_model = k;
@@ -99,9 +98,8 @@ void check_rows(Random& random, Values values) {
         const std::vector<int> which{4, 0, 2};
         for (bool adds : {false, true}) {
             Rows r(rows, n), again(rows, n);
-            auto before = x;
             std::vector<float> got(rows * n), expected(rows * n);
-            LAUNCH(stream, normalise, rows + 1, ROW_THREADS, r.w, r.count, before.data(), static_cast<int>(n), adds ? more.data() : nullptr, which.data(),
+            LAUNCH(stream, normalise, rows + 1, ROW_THREADS, r.w, r.count, x.data(), static_cast<int>(n), adds ? more.data() : nullptr, which.data(),
                    gain.data(), got.data());
             for (size_t i = 0; i < rows; ++i) {
                 auto row = std::vector<float>(x.begin() + static_cast<ptrdiff_t>(i * n), x.begin() + static_cast<ptrdiff_t>((i + 1) * n));
@@ -110,21 +108,25 @@ void check_rows(Random& random, Values values) {
             }
             compare("normalise", spell("n", n), got.data(), expected.data(), got.size());
             LAUNCH(stream, quantise, rows, ROW_THREADS, again.w, again.count, expected.data(), static_cast<int>(n), static_cast<int>(n));
-            compare("normalise, bytes", spell("n", n), r.w.bytes, again.w.bytes, rows * round_up(n, 64));
-            compare("normalise, scales", spell("n", n), r.w.scales_of_rows, again.w.scales_of_rows, rows);
+            compare("normalise, bytes", spell("n", n), r.w.bytes.bytes, again.w.bytes.bytes, rows * round_up(n, 64));
+            compare("normalise, scales", spell("n", n), r.w.bytes.scales, again.w.bytes.scales, rows);
         }
-        Rows r(rows, n);
         const auto both = lab::floats(random, rows * 2 * n, values);
-        std::vector<float> got(rows * n), expected(rows * n);
-        LAUNCH(stream, gate, rows, ROW_THREADS, r.w, r.count, both.data(), static_cast<int>(2 * n), static_cast<int>(n), static_cast<int>(n), got.data());
-        for (size_t i = 0; i < rows; ++i) native.silu_times(both.data() + i * 2 * n, both.data() + i * 2 * n + n, n, expected.data() + i * n);
-        compare("gate", spell("n", n), got.data(), expected.data(), got.size());
-        LAUNCH(stream, gate, rows, ROW_THREADS, r.w, r.count, both.data(), static_cast<int>(2 * n), 0, static_cast<int>(n), got.data());
-        for (size_t i = 0; i < rows; ++i) {
-            std::copy_n(both.data() + i * 2 * n, n, expected.data() + i * n);
-            native.silu(expected.data() + i * n, n);
+        for (int up_at : {static_cast<int>(n), 0}) {
+            Rows r(rows, n), again(rows, n);
+            std::vector<float> expected(rows * n);
+            LAUNCH(stream, gate, rows, ROW_THREADS, r.w, r.count, both.data(), static_cast<int>(2 * n), up_at, static_cast<int>(n));
+            for (size_t i = 0; i < rows; ++i) {
+                const float* x = both.data() + i * 2 * n;
+                float* out = expected.data() + i * n;
+                std::copy_n(x, n, out);
+                if (up_at) native.silu_times(x, x + n, n, out);
+                else native.silu(out, n);
+            }
+            LAUNCH(stream, quantise, rows, ROW_THREADS, again.w, again.count, expected.data(), static_cast<int>(n), static_cast<int>(n));
+            compare("gate", spell("n", n) + spell("up", up_at), r.w.bytes.bytes, again.w.bytes.bytes, rows * round_up(n, 64));
+            compare("gate, scales", spell("n", n) + spell("up", up_at), r.w.bytes.scales, again.w.bytes.scales, rows);
         }
-        compare("gate, alone", spell("n", n), got.data(), expected.data(), got.size());
     }
 }
 

@@ -1,6 +1,7 @@
 // Does the emulation of kernels/cuda/simt.h do what CUDA does, and report what CUDA would hide? Run by tests/test_simt.py:
 //     g++ -std=c++20 -O1 -I kernels/cuda kernels/lab/simt.cpp -o build/simt && build/simt
 #include "graph.h"
+#include "together.h"
 
 #include <cstdio>
 
@@ -81,6 +82,18 @@ KERNEL turn(int* n, int* more, int* turns, int to, Condition condition) {
     continue_while(condition, *more);
 }
 
+// Every block adds to what the one before it left, `turns` times.
+KERNEL in_turns(int* sum, unsigned* barrier, int turns) {
+    for (int i = 0; i < turns; ++i)
+        for (unsigned block = 0; block < grid_size(); ++block) {
+            if (block == block_index() && thread_index() == 33) *sum = (*sum * 3 + static_cast<int>(block)) % 1000;
+            cuda::grid_sync(barrier);
+        }
+}
+KERNEL one_stays_away(unsigned* barrier) {
+    if (block_index() != 1) cuda::grid_sync(barrier);
+}
+
 static int failures = 0;
 static void check(bool ok, const char* what) {
     if (!ok) std::printf("FAILED: %s\n", what), ++failures;
@@ -117,6 +130,16 @@ int main() {
         refused([&] { LAUNCH(0, early_exit, 1, 32, out); }, "not every thread reaches");
         LAUNCH(0, votes, 1, 64, out);
         check(out[0] == 496 + 50000 + 300000 && out[40] == 1520 + 50000 + 300000, "votes");
+        for (unsigned blocks : {1, 2, 5}) {
+            int sum = 0, expected = 0;
+            unsigned barrier = 0;
+            for (int launch = 0; launch < 2; ++launch) LAUNCH_TOGETHER(0, in_turns, blocks, 64, &sum, &barrier, 3);
+            for (unsigned i = 0; i < 6 * blocks; ++i) expected = (expected * 3 + static_cast<int>(i % blocks)) % 1000;
+            check(sum == expected, "a barrier of all blocks");
+        }
+        unsigned barrier = 0;
+        refused([&] { LAUNCH_TOGETHER(0, one_stays_away, 3, 64, &barrier); }, "not every thread reaches");
+        refused([&] { LAUNCH_TOGETHER(0, one_stays_away, 6, 64, &barrier); }, "where 5 run at the same time");
         int8_t a[16 * 32], b[8 * 32];
         int c[128];
         for (int i = 0; i < 512; ++i) a[i] = static_cast<int8_t>(i * 37 + static_cast<int>(seed));
