@@ -100,5 +100,7 @@ struct Ops {
 // "auto": the best that this CPU has. Throws std::invalid_argument naming what there is.
 const Ops& ops_for(const std::string& name);
 std::vector<std::string> available_ops();
+// What this CPU has and was built, but multiplies wrongly: never chosen.
+std::vector<std::string> wrong_ops();
 
 }  // namespace gamegen
