@@ -80,6 +80,7 @@ def measure(model: object, args: argparse.Namespace, cache: int, flash: bool) ->
     params.n_ctx = n * -(-(args.context + 64) // 256) * 256
     params.n_batch = params.n_ubatch = 512
     params.n_seq_max, params.n_threads, params.n_threads_batch = n, args.threads, args.threads
+    params.kv_unified = False
     params.type_k = params.type_v = cache
     params.flash_attn_type = 1 if flash else 0
     context = llama_cpp.llama_init_from_model(model, params)
@@ -87,12 +88,13 @@ def measure(model: object, args: argparse.Namespace, cache: int, flash: bool) ->
         raise RuntimeError("llama.cpp made no context")
     batch = llama_cpp.llama_batch_init(512, 0, 1)
     try:
-        # Fill the contexts, every sequence its own tokens.
+        # Fill a context and copy it: every sequence has memory of its own.
         for first in range(0, args.context, 256):
             at = list(range(first, min(first + 256, args.context)))
-            for s in range(n):
-                fill(batch, [(7 * p + s) % args.vocab for p in at], at, [s] * len(at))
-                batch_failed(llama_cpp.llama_decode(context, batch))
+            fill(batch, [7 * p % args.vocab for p in at], at, [0] * len(at))
+            batch_failed(llama_cpp.llama_decode(context, batch))
+        for s in range(1, n):
+            llama_cpp.llama_memory_seq_cp(llama_cpp.llama_get_memory(context), 0, s, -1, -1)
         tokens, seconds = [s % args.vocab for s in range(n)], []
         clock = time.process_time if args.threads == 1 else time.perf_counter
         for step in range(args.steps):
