@@ -58,7 +58,7 @@ def main() -> None:
             truth = spell(batch, action)
             known = Step(
                 action, tuple(batch.scroll[0].tolist()), batch.cells, batch.codes,
-                int(batch.reward_class[0]), bool(batch.done[0]),
+                int(batch.reward_class[0]), bool(batch.done[0]), batch.motions,
             )  # fmt: skip
             for precision, native in natives.items():
                 state, count = native.save(0), counts[precision]

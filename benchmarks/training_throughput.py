@@ -38,6 +38,7 @@ def batch_of(config: ModelConfig, size: int, sequence: int) -> Batch:
     rows[..., 5] = np.arange(sequence) // 10
     n = size * sequence
     codes, ends = n // 3, n // 10
+    code = rng.integers(4000, 8192, codes)
     return Batch(
         rows=rows,
         event_at=np.arange(n),
@@ -46,7 +47,9 @@ def batch_of(config: ModelConfig, size: int, sequence: int) -> Batch:
         cell=rng.integers(0, config.stream.n_cells, codes),
         origin=np.zeros((codes, 2), np.int64),
         present=rng.integers(0, 4000, codes),
-        code=rng.integers(4000, 8192, codes),
+        code=code,
+        motion=np.full(codes, -1),
+        choice=code,
         end_at=np.arange(ends),
         reward=rng.integers(0, 3, ends),
         done=rng.integers(0, 2, ends),

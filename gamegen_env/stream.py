@@ -4,7 +4,8 @@
     keyframe := KEY(cell, code) x n_cells
     step     := ACT(action) [SCROLL(dx, dy)] UPD(cell, code)* END(reward, done)
 
-A token is a row [kind, a, b, origin x, origin y, time]. The tile map is a torus of
+A token is a row [kind, a, b, origin x, origin y, time]. Where an update moves the picture, its b is
+code + codebook_size * (motion + 1), so that what comes after sees how things move. The tile map is a torus of
 map_cells x map_cells cells anchored in the world; the origin is the world pixel of the
 view's top left corner, modulo the torus. Cells are named in raster order on the torus,
 and a step updates them in ascending order, so every frame has exactly one spelling.
@@ -34,7 +35,7 @@ class Step:
         cells: (k,) int32, updated cells, ascending.
         codes: (k,) int32, their new codes.
         motions: (k,) int32, the motion (`motion.py`) by which an update moves the picture there, -1 where it repaints;
-            None: all repaint. No part of the tokens: it is for the canvas.
+            None: all repaint.
         reward_class: 0 negative, 1 zero, 2 positive.
         done: the episode ends here.
     """
@@ -114,6 +115,10 @@ class Grammar:
         mask[..., self.end_event] = True
         return mask
 
+    def contents(self, codes: np.ndarray, motions: np.ndarray) -> np.ndarray:
+        """Spell what updates show, the third number of their tokens: codes and motions (k,), -1 where one repaints."""
+        return np.asarray(codes + self.n_codes * (motions + 1))
+
     def keyframe_tokens(self, codes: np.ndarray, origin: np.ndarray | Sequence[int], time: int) -> np.ndarray:
         """Spell a tile map (n_cells,): (n_cells, 6) int32; time is that of the last finished step."""
         rows = np.empty((self.n_cells, 6), np.int32)
@@ -131,7 +136,9 @@ class Grammar:
         if scrolled:
             rows[1, :3] = SCROLL, step.scroll[0] + self.max_scroll, step.scroll[1] + self.max_scroll
         updates = rows[1 + scrolled : -1]
-        updates[:, 0], updates[:, 1], updates[:, 2] = UPD, step.cells, step.codes
+        updates[:, 0], updates[:, 1] = UPD, step.cells
+        motions = np.full(len(step.cells), -1) if step.motions is None else step.motions
+        updates[:, 2] = self.contents(step.codes, motions)
         rows[-1, :3] = END, step.reward_class, step.done
         rows[:, 5] = time
         return rows
@@ -225,19 +232,24 @@ class _Parser:
             x, y = g.move(self.origin, (dx, dy)).tolist()
             self.origin = (x, y)
             self.take("dx", side, "dy", side, time)
-        cells, codes, last = [], [], -1
+        cells, codes, motions, last = [], [], [], -1
         visible = g.visible_cells(self.origin)
         while self.peek((UPD, END)) == UPD:
-            _, cell, code, *_ = self.rows[self.at]
+            _, cell, content, *_ = self.rows[self.at]
+            motion, code = content // g.n_codes - 1, content % g.n_codes
             self.check("cell", last < cell < g.n_cells, f"{last + 1}..{g.n_cells - 1}", cell)
             self.check("cell", bool(visible[cell]), f"a cell visible from origin {self.origin}", cell)
+            limit = g.n_codes * (1 + g.n_motions)
+            self.check("code", 0 <= content < limit, f"0..{limit - 1}", content)
+            self.check("motion", motion < 0 or motion != g.n_motions // 2, "a movement", motion)
             # What moves there may look, to the tokenizer, like what was there.
-            fresh = code != self.codes[cell] or g.n_motions > 0
-            self.check("code", fresh, f"another code than cell {cell} has", code)
-            self.take("cell", g.n_cells, "code", g.n_codes, time)
+            self.check("code", motion >= 0 or code != self.codes[cell], f"another code than cell {cell} has", code)
+            self.take("cell", g.n_cells, "code", limit, time)
             self.codes[cell], last = code, cell
             cells.append(cell)
             codes.append(code)
+            motions.append(motion)
         reward_class, done = self.take("reward class", N_REWARD_CLASSES, "done", 2, time)
         self.time = time
-        return Step(action, (dx, dy), np.array(cells, np.int32), np.array(codes, np.int32), reward_class, bool(done))
+        at, shown, moved = (np.array(values, np.int32) for values in (cells, codes, motions))
+        return Step(action, (dx, dy), at, shown, reward_class, bool(done), moved)

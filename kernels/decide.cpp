@@ -296,8 +296,7 @@ void Decider::draw_codes(const Row* rows, const std::vector<Sequence>& sequences
             const int chosen =
                 draw_mixed(row, update, turned_.data() + j * model_.pointer_query.width(), logits, moves, key);
             const int motion = chosen - g.n_codes;
-            if (motion >= 0) decisions[jobs[j].sequence].motions[jobs[j].place] = motion;
-            update.b = motion >= 0 ? moved_code(row, update.a, motion) : chosen;
+            update.b = motion >= 0 ? moved_code(row, update.a, motion) + g.n_codes * (motion + 1) : chosen;
         } else {
             logits[row.slot->codes[update.a]] = NEVER;
             update.b = draw(logits, static_cast<size_t>(g.n_codes), key, temperature_);
@@ -328,7 +327,6 @@ void Decider::run(const Row* rows, size_t n, const std::vector<Sequence>& sequen
                 next.b = draw(ends_.data() + 3, 2, noise_key(seed, time, count, DONE_NOISE), outcome);
             }
             decisions[s].decided.push_back(next);
-            decisions[s].motions.push_back(-1);
             if (next.kind == UPD) jobs.push_back({r, s, place});
             if (place + 1 == sequence.count) break;
             // Go on while the draft says the same, its code still unknown.
@@ -344,7 +342,6 @@ void Decider::run(const Row* rows, size_t n, const std::vector<Sequence>& sequen
         size_t right = 0;
         while (right + 1 < decided.size() && decided[right] == rows[sequences[s].first + right + 1].token) ++right;
         decided.resize(right + 1);
-        decisions[s].motions.resize(right + 1);
     }
 }
 

@@ -13,7 +13,6 @@ struct Sequence {
 // What comes after each row of a sequence, as far as its drafts were right: `decided` has 1 to count tokens.
 struct Decision {
     std::vector<Token> decided;
-    std::vector<int32_t> motions;  // beside them: by which an update moves the picture, -1 where none
 };
 
 class Decider {

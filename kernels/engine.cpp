@@ -217,16 +217,15 @@ void Engine::work(Worker& worker, Round& round, std::vector<Active>& games, std:
 }
 
 bool Engine::take(Active& game, const Decision& decision) {
-    for (size_t i = 0; i < decision.decided.size(); ++i) {
-        const Token& token = decision.decided[i];
+    for (const Token& token : decision.decided) {
         game.tokens.push_back(token);
         if (token.kind == SCROLL) {
             game.outcome.scroll_x = token.a - model_.config.grammar.max_scroll;
             game.outcome.scroll_y = token.b - model_.config.grammar.max_scroll;
         } else if (token.kind == UPD) {
             game.outcome.cells.push_back(token.a);
-            game.outcome.codes.push_back(token.b);
-            game.outcome.motions.push_back(decision.motions[i]);
+            game.outcome.codes.push_back(model_.config.grammar.code(token));
+            game.outcome.motions.push_back(model_.config.grammar.motion(token));
         }
     }
     if (game.last().kind != END) return false;

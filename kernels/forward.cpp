@@ -40,7 +40,7 @@ void Forward::embed(const Token& t, float* out) const {
     const int row = 5, col = row + m, view_row = col + m, view_col = view_row + m, origin_row = view_col + m,
               origin_col = origin_row + m, fine_y = origin_col + m, fine_x = fine_y + c, direction = fine_x + c,
               button = direction + N_DIRECTIONS, scroll_x = button + g.n_actions / N_DIRECTIONS, scroll_y = scroll_x + s,
-              reward = scroll_y + s, done = reward + 3;
+              reward = scroll_y + s, done = reward + 3, motion_x = done + 2;
     const int at_row = t.y / c, at_col = t.x / c;
     int features[7] = {t.kind, 0, 0, origin_row + at_row, origin_col + at_col, fine_y + t.y % c, fine_x + t.x % c};
     if (t.cell()) {
@@ -60,8 +60,15 @@ void Forward::embed(const Token& t, float* out) const {
     }
     const size_t d = model_.config.d_model;
     std::memset(out, 0, d * 4);
-    for (int f : features) ops_.add(out, model_.small.data() + static_cast<size_t>(f) * d, d);
-    if (t.cell()) ops_.add(out, model_.code.data() + static_cast<size_t>(t.b) * d, d);
+    const auto add = [&](int feature) { ops_.add(out, model_.small.data() + static_cast<size_t>(feature) * d, d); };
+    for (int f : features) add(f);
+    if (const int reach = model_.config.max_motion) {
+        // What repaints has the motion that no update can have, (0, 0).
+        const int across = 2 * reach + 1, motion = t.kind == UPD && g.motion(t) >= 0 ? g.motion(t) : across * across / 2;
+        add(motion_x + motion % across);
+        add(motion_x + across + motion / across);
+    }
+    if (t.cell()) ops_.add(out, model_.code.data() + static_cast<size_t>(g.code(t)) * d, d);
 }
 
 void Forward::rotary(const Token& t, int64_t position, float* out) const {
@@ -112,7 +119,7 @@ void Forward::run(const Row* rows, size_t n) {
     const size_t d = c.d_model;
     for (size_t r = 0; r < n; ++r) {
         rows[r].stage->ensure(rows[r].index + 1);
-        rows[r].stage->codes[rows[r].index] = static_cast<int16_t>(rows[r].token.cell() ? rows[r].token.b : -1);
+        rows[r].stage->codes[rows[r].index] = static_cast<int16_t>(rows[r].token.cell() ? model_.config.grammar.code(rows[r].token) : -1);
         embed(rows[r].token, x_.data() + r * d);
         rotary(rows[r].token, rows[r].position, rotary_.data() + r * HEAD);
     }

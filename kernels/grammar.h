@@ -11,7 +11,7 @@ namespace gamegen {
 enum Kind : int32_t { KEY, ACT, SCROLL, UPD, END };
 
 struct Token {
-    int32_t kind, a, b, x, y;  // x, y: origin
+    int32_t kind, a, b, x, y;  // x, y: origin; b of an update that moves the picture: code + n_codes * (motion + 1)
     int64_t time;
     GAMEGEN_HD bool cell() const { return kind == KEY || kind == UPD; }
     GAMEGEN_HD bool operator==(const Token& o) const {
@@ -26,6 +26,8 @@ struct Grammar {
     GAMEGEN_HD int32_t side() const { return 2 * max_scroll + 1; }
     GAMEGEN_HD int32_t n_events() const { return n_cells() + side() * side() + 1; }
     GAMEGEN_HD int32_t end_event() const { return n_events() - 1; }
+    GAMEGEN_HD int32_t code(const Token& cell) const { return cell.b % n_codes; }
+    GAMEGEN_HD int32_t motion(const Token& cell) const { return cell.b / n_codes - 1; }  // -1: repainted
     GAMEGEN_HD int32_t still_event() const { return n_cells() + max_scroll * side() + max_scroll; }  // a scroll by (0, 0)
 
     // Does a row (or column) of cells show a pixel, the origin on this axis being `origin`?

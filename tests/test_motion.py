@@ -17,8 +17,10 @@ from gamegen_env.engine.base import make_engine
 from gamegen_env.engine.cuda import CudaEngine
 from gamegen_env.engine.native import NativeEngine
 from gamegen_env.motion import Motions
+from gamegen_env.stream import Grammar, Step
 from gamegen_env.training.batches import Sampler
 from gamegen_env.training.objective import losses, predict
+from gamegen_env.training.train_world import start_from
 from gamegen_env.transformer import Transformer
 from tests.conftest import random_model
 from tests.patch_table import PatchTable
@@ -60,6 +62,48 @@ def model(small: ModelConfig) -> Transformer:
 @pytest.fixture(scope="module")
 def tile_map(small: ModelConfig) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 64, small.stream.n_cells)
+
+
+# --- tokens
+
+
+def test_a_token_says_how_its_update_moves(small: ModelConfig, model: Transformer) -> None:
+    grammar = Grammar(small)
+    codes, cells = np.arange(25, dtype=np.int32), np.array([3, 7, 8], np.int32)
+    step = Step(5, (0, 0), cells, np.array([9, 7, 40], np.int32), 1, False, np.array([-1, 0, 48], np.int32))
+    rows = np.concatenate([grammar.keyframe_tokens(codes, (0, 0), 0), grammar.step_tokens(step, (0, 0), 0)])
+    _, read = grammar.parse(rows)
+    assert isinstance(read, Step)
+    assert np.array_equal(read.motions, step.motions)
+    assert np.array_equal(read.codes, step.codes)  # cell 7 moved, and looks as before
+    embedded = model.embed(torch.from_numpy(rows))
+    still = rows.copy()
+    still[:, 2] %= grammar.n_codes
+    differ = (embedded != model.embed(torch.from_numpy(still))).any(1)
+    assert differ.nonzero()[:, 0].tolist() == [27, 28]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(64 * 50, r"code: expected 0\.\.3199, got 3200"), (64 * 25 + 9, "motion: expected a movement, got 24")],
+)
+def test_a_token_of_no_motion_is_refused(small: ModelConfig, content: int, problem: str) -> None:
+    grammar = Grammar(small)
+    step = Step(5, (0, 0), np.array([3], np.int32), np.array([9], np.int32), 1, False)
+    rows = np.concatenate(
+        [grammar.keyframe_tokens(np.zeros(25, np.int32), (0, 0), 0), grammar.step_tokens(step, (0, 0), 0)]
+    )
+    rows[26, 2] = content
+    with pytest.raises(ValueError, match=f"position 26: UPD {problem}"):
+        grammar.validate(rows)
+
+
+def test_a_model_learns_to_move_from_one_that_repaints(small_map_config: ModelConfig, small: ModelConfig) -> None:
+    repaints, moves = Transformer(small_map_config), Transformer(small)
+    start_from(moves, repaints, "repaints")
+    known = len(repaints.small.weight)
+    assert torch.equal(moves.small.weight[:known], repaints.small.weight)
+    assert len(moves.small.weight) == known + 2 * (2 * REACH + 1)
 
 
 # --- geometry
@@ -152,6 +196,18 @@ def test_an_unknown_sprite_stays_sharp_where_it_may_move() -> None:
     assert len(moved) > 30
     # Ground that a corner of the sprite has left may come from anywhere near.
     assert (motions.vectors[moved] == (2, 1)).all(1).mean() > 0.8
+
+
+def test_what_repainting_draws_nearly_right_does_not_move() -> None:
+    """A motion is one more thing to foretell: it must be worth it."""
+    frames = crossing(12)
+    table = Table(np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8), 512)
+    table.table[0] = 40  # the ground
+    for contrast, moves in ((0.15, False), (0.6, True)):  # 17 and 68 levels off the ground, 2 and 31 tolerances
+        soft = frames.copy()
+        body = frames[:, :48] != 40
+        soft[:, :48][body] = 40 + contrast * (frames[:, :48][body].astype(float) - 40)
+        assert (encoded(MOVING, table, soft).update_motion >= 0).any() == moves
 
 
 def test_streams_of_motions_survive_the_disk_and_errors_on_purpose(tmp_path: Path) -> None:

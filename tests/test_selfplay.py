@@ -122,6 +122,11 @@ def test_streams_a_model_has_played_in_are_kept_by_its_name(tiny_checkpoint: Pat
     assert [loaded.fingerprint in name for name in names] == [True, False]
     with pytest.raises(ValueError, match="player pocket: expected a model of tokenizer"):
         load(player="pocket")
+    moving = dataclasses.replace(loaded.config.stream, max_motion=2)
+    pointing = dataclasses.replace(loaded.config.transformer, pointer=True)
+    moving_config = dataclasses.replace(loaded.config, stream=moving, transformer=pointing)
+    with pytest.raises(ValueError, match=r"player .*: expected StreamConfig\(.*max_motion=2\), got"):
+        load_streams(tmp_path, "train", moving_config, loaded.tokenizer, 0.0, player=str(tiny_checkpoint))
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.5])

@@ -40,6 +40,7 @@ def same(a: Step, b: Step) -> bool:
         (a.action, a.scroll, a.reward_class, a.done) == (b.action, b.scroll, b.reward_class, b.done)
         and np.array_equal(a.cells, b.cells)
         and np.array_equal(a.codes, b.codes)
+        and np.array_equal(*(np.full(len(s.cells), -1) if s.motions is None else s.motions for s in (a, b)))
     )
 
 

@@ -52,9 +52,9 @@ def tiles(model: Transformer) -> list[int]:
     return sizes
 
 
-def carried(tokens: np.ndarray) -> np.ndarray:
+def carried(tokens: np.ndarray, n_codes: int) -> np.ndarray:
     """Return the codes (n,) that token rows (n, 6) carry, -1 where none."""
-    return np.where(np.isin(tokens[:, 0], (KEY, UPD)), tokens[:, 2], -1)
+    return np.where(np.isin(tokens[:, 0], (KEY, UPD)), tokens[:, 2] % n_codes, -1)
 
 
 @contextmanager
@@ -184,7 +184,7 @@ class CachedEngine(Engine):
         rotary = rotary_embedding(rows, position, self.config)
         row_index = torch.from_numpy(busy)
         at = position[row_index] % t.window
-        self._held[decoding.slot[busy], at.numpy()] = carried(decoding.token[busy])
+        self._held[decoding.slot[busy], at.numpy()] = carried(decoding.token[busy], self.grammar.n_codes)
         empty = (self._place > position[:used, None])[:, None, None]  # (used, 1, 1, window)
         unseen = empty if empty.any() else None
         x = model.embed(rows)
@@ -250,7 +250,7 @@ class CachedEngine(Engine):
         distance = position[:, None] - key_position
         unseen = (distance < 0) | (distance >= t.window) | (key_position < 0)
         at = position % t.window
-        self._held[slot, at.numpy()] = carried(tokens)
+        self._held[slot, at.numpy()] = carried(tokens, self.grammar.n_codes)
         group = t.n_heads // t.n_kv_heads
         staged = []
         x = model.embed(rows)

@@ -121,8 +121,9 @@ class Decoding:
             moved = (updating & (motion >= 0)).nonzero()[0]
             if len(moved) and self.motions is not None:
                 drawn[moved] = self.motions.moved_codes(self.before[moved], cells[moved], motion[moved])
+            content = grammar.contents(drawn, motion)
             for row in updating.nonzero()[0]:
-                token[row, :3] = UPD, cells[row], drawn[row]
+                token[row, :3] = UPD, cells[row], content[row]
                 codes[row, cells[row]] = drawn[row]
                 self.updates[row].append((int(cells[row]), int(drawn[row]), int(motion[row])))
         if ending.any():

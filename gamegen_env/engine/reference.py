@@ -96,7 +96,7 @@ class ReferenceEngine(Engine):
             query = rotate(query, rotary[..., None, :, :]) @ hadamard()
             carries = (rows[:, 0] == KEY) | (rows[:, 0] == UPD)
             carries &= size - position < window
-            return scores(query, keys), torch.where(carries, rows[:, 2], -1)[None]
+            return scores(query, keys), torch.where(carries, rows[:, 2] % self.grammar.n_codes, -1)[None]
 
         def follow(query: Tensor) -> Paths:
             assert model.ballistics is not None

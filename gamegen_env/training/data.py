@@ -75,8 +75,8 @@ def load_streams(
 
     Args:   games: folder names such as "procgen-maze"; default all.
             restyled: some of the clips, in other styles, instead of all as they were recorded.
-            player: a model of the same tokenizer; some of the clips, in which it plays some of the steps.
-    Raises: FileNotFoundError if nothing is recorded, ValueError on an unknown game or another tokenizer.
+            player: a model of the same tokenizer and stream; some of the clips, in which it plays some of the steps.
+    Raises: FileNotFoundError if nothing is recorded, ValueError on an unknown game or a player of another kind.
     """
     fingerprint = tokenizer_fingerprint(tokenizer)
     kind = f"{fingerprint}-rules{RULES_VERSION}-tolerance{config.stream.tolerance:g}-errors{error_rate:g}"
@@ -93,6 +93,8 @@ def load_streams(
         model = load_checkpoint(player)
         if tokenizer_fingerprint(model.tokenizer) != fingerprint:
             raise ValueError(f"player {player}: expected a model of tokenizer {fingerprint}, got one of another")
+        if model.config.stream != config.stream:
+            raise ValueError(f"player {player}: expected {config.stream}, got {model.config.stream}")
         variant += f"-played{PLAYED_FRAMES}-{PLAYED_SHARE:g}x{RUN}-{model.fingerprint}"
         described += ", played"
     paths, missing = [], {}
@@ -134,7 +136,8 @@ def _encode(
     selfplay, num_slots = None, SLOTS
     if player is not None:
         patches = tokenizer.patches() if config.stream.max_motion else None
-        selfplay = SelfPlay(config, load_checkpoint(player).transformer, PLAYED_SHARE, patches=patches)
+        model = load_checkpoint(player)
+        selfplay = SelfPlay(model.config, model.transformer, PLAYED_SHARE, patches=patches)
         num_slots = selfplay.num_slots
         # Shards hold plays of equal length one after the other: a stride takes some of each.
         stride = max(1, sum(read_meta(path)[1] for path in shards) // PLAYED_FRAMES)

@@ -141,7 +141,7 @@ def recollections(
     carries = (rows[..., 0] == KEY) | (rows[..., 0] == UPD)
     for i in range(len(rows)):
         mine = sequence == i
-        codes = torch.where(carries[i], rows[i, :, 2], 0).long()
+        codes = torch.where(carries[i], rows[i, :, 2] % model.config.tokenizer.codebook_size, 0).long()
         earlier = torch.arange(size) < place[mine, None]
         copyable = carries[i] & earlier & (codes != present[mine, None])
         copied = scores(copy_query[mine], read.keys[i]).float().masked_fill(~copyable, -torch.inf)

@@ -77,6 +77,9 @@ def start_from(model: Transformer, source: Transformer, name: str) -> None:
     Raises: ValueError if they differ in anything else.
     """
     weights, own = source.state_dict(), model.state_dict()
+    small, mine = weights["small.weight"], own["small.weight"]
+    if small.shape[1] == mine.shape[1]:  # motions are the last rows
+        weights["small.weight"] = torch.cat([small, mine[len(small) :]])
     differ = sorted(
         k for k in weights.keys() | own.keys()
         if not k.startswith(("pointer.", "ballistics.", "motion_head."))
@@ -177,7 +180,15 @@ def main(argv: list[str] | None = None) -> None:
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="share of the sequences from clips in which the model given by --from plays some of the steps itself",
+        help="share of the sequences from clips in which a model plays some of the steps itself",
+    )
+    parser.add_argument("--player", default=None, metavar="MODEL", help="who plays them (default: the one of --from)")
+    parser.add_argument(
+        "--ghosts",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the keyframes that show pieces of what moves elsewhere, which the next steps take away",
     )
     parser.add_argument(
         "--kv-quantised",
@@ -193,8 +204,9 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(
             f"--restyled, --self-play: expected shares from 0 to 1 in all, got {args.restyled}, {args.self_play}"
         )
-    if args.self_play and args.start_from is None:
-        parser.error("argument --self-play: expected --from MODEL, which is to play, got none")
+    player = args.player or args.start_from
+    if args.self_play and player is None:
+        parser.error("argument --self-play: expected --player or --from MODEL, which is to play, got none")
 
     started = time.monotonic()
     rank, world = start_processes()
@@ -214,7 +226,7 @@ def main(argv: list[str] | None = None) -> None:
         restyled = load_streams(args.data, "train", config, tokenizer, args.error_rate, games, restyled=True)
         variants.append((restyled, args.restyled))
     if args.self_play:
-        played = load_streams(args.data, "train", config, tokenizer, args.error_rate, games, player=args.start_from)
+        played = load_streams(args.data, "train", config, tokenizer, args.error_rate, games, player=player)
         variants.append((played, args.self_play))
     train = Sampler(
         load_streams(args.data, "train", config, tokenizer, args.error_rate, games),
@@ -223,6 +235,7 @@ def main(argv: list[str] | None = None) -> None:
         args.batch,
         args.seed,
         variants,
+        args.ghosts,
     )
     heldout = Sampler(
         load_streams(args.data, "heldout", config, tokenizer, 0.0, games), config, sequence, args.batch, VALIDATION_SEED
