@@ -6,7 +6,8 @@
 
 Regime: the packaged model, random sticky play from one packaged picture, this machine's cores (OMP_NUM_THREADS
 is heeded). Paired in one run, in turns: `native` and `torch`. Passes: through the transformer, per game and step;
-one per token if nothing were drafted and END did not travel with the next action.
+one per token if nothing were drafted and END did not travel with the next action. KB: what a game holds between
+steps. Prefill: a keyframe, computed at once when a game starts and now and then while it goes on.
 With --full-frame, the `torch` engine is also made to re-emit every visible cell in every step, as IRIS-like models
 do (257 or more passes; what it draws is meaningless, its work is not).
 Correct before timed: one game alone and the same game among others must show equal frames.
@@ -104,6 +105,15 @@ class Player:
         }
         return figures | ({"passes_per_step": self.passes / steps} if self.passes else {})
 
+    def keyframe_ms(self) -> float:
+        """Start game 0 anew, again and again; return the median time of its keyframe."""
+        engine, codes, seconds = self.world.engine, self.world.canvas.codes[0], []
+        for seed in range(9):
+            began = time.perf_counter()
+            engine.reset(0, codes, seed)
+            seconds.append(time.perf_counter() - began)
+        return 1e3 * float(np.median(seconds))
+
 
 def measure(model: str, image: str, slots: int, steps: int, rounds: int, full_frame: bool) -> dict[str, dict]:
     """Time `steps` vector steps of each engine, in `rounds` turns; torch plays a tenth of them."""
@@ -115,6 +125,10 @@ def measure(model: str, image: str, slots: int, steps: int, rounds: int, full_fr
         for name, player in players.items():
             player.play(max(1, share[name] // rounds))
     figures: dict[str, dict] = {name: player.figures() for name, player in players.items()}
+    held = players["native"].world.engine
+    figures["native"]["kb_per_game"] = max(held.bytes_per_slot(slot) for slot in range(slots)) / 1e3
+    for name, player in players.items():
+        figures[name]["prefill_ms"] = player.keyframe_ms()
     if full_frame:
         world = start(model, slots, image, "torch")
         world.engine.grammar = FullFrame(world.config)
@@ -140,7 +154,8 @@ def main() -> None:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
-    head = ("picture", "games", "steps/s", "p50 ms", "p99 ms", "tokens/step", "passes/step", "torch steps/s", "ratio")
+    head = ("picture", "games", "steps/s", "p50 ms", "p99 ms", "tokens/step", "passes/step", "KB/game", "prefill ms",
+            "torch steps/s", "ratio")  # fmt: skip
     print(f"| {' | '.join(head)} |\n" + "|---" * len(head) + "|")
     for image in args.image:
         report[image] = {"frames": {name: verify(args.model, image, 5, name) for name in ENGINES}}
@@ -151,7 +166,8 @@ def main() -> None:
             print(
                 f"| {image} | {slots} | {native['steps_per_s']:.0f} | {native['p50_ms']:.2f} | "
                 f"{native['p99_ms']:.2f} | "
-                f"{native['tokens_per_step']:.1f} | {native['passes_per_step']:.1f} | {torch_['steps_per_s']:.0f} | "
+                f"{native['tokens_per_step']:.1f} | {native['passes_per_step']:.1f} | "
+                f"{native['kb_per_game']:.0f} | {native['prefill_ms']:.1f} | {torch_['steps_per_s']:.0f} | "
                 f"×{native['steps_per_s'] / torch_['steps_per_s']:.1f} |",
                 flush=True,
             )

@@ -16,7 +16,7 @@ import numpy as np
 
 from gamegen_env.image import FITS, Source, load_image, packaged_images
 from gamegen_env.keyboard import action_ids
-from gamegen_env.world import World
+from gamegen_env.world import StepResult, World
 
 REWARDS = ("model", "survival")
 # What a saved game is made of, beside "rng" (None or a generator's state).
@@ -126,13 +126,35 @@ class Games:
 
     def step(self, games: Sequence[int], actions: Sequence[int], generators: Sequence[np.random.Generator]) -> Outcome:
         """Play one step of started games. Args: actions: ids of the action set."""
+        played = self._played(games, actions, generators)
+        result = self.world.step(games, played)
+        self._action[list(games)] = played
+        return self._outcome(games, result)
+
+    def send(self, games: Sequence[int], actions: Sequence[int], generators: Sequence[np.random.Generator]) -> None:
+        """Let started games begin a step, which `recv` ends; those whose step is under way are refused."""
+        played = self._played(games, actions, generators)
+        self.world.send(games, played)
+        self._action[list(games)] = played
+
+    def recv(self, min_count: int) -> tuple[list[int], Outcome]:
+        """Return at least `min_count` of the games whose step is under way, and what happened in them."""
+        at, result = self.world.recv(min_count)
+        games = [int(game) for game in at]
+        return games, self._outcome(games, result)
+
+    def _played(
+        self, games: Sequence[int], actions: Sequence[int], generators: Sequence[np.random.Generator]
+    ) -> list[int]:
+        """Return the games' action tokens, sticky or not."""
         played = []
         for game, action, generator in zip(games, actions, generators, strict=True):
             sticks = self._sticky > 0 and generator.random() < self._sticky
             played.append(int(self._action[game]) if sticks else self.tokens[action])
-        result = self.world.step(games, played)
+        return played
+
+    def _outcome(self, games: Sequence[int], result: StepResult) -> Outcome:
         at = list(games)
-        self._action[at] = played
         self.steps[at] += 1
         self.ended[at] = result.terminated
         rewards = result.rewards.astype(np.float64) if self.reward == "model" else np.ones(len(at))
@@ -150,7 +172,7 @@ class Games:
             raise gym.error.InvalidAction(f"actions: expected {count} integers, got {actions!r}") from None
         if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
             raise gym.error.InvalidAction(f"actions: expected {count} integers, got {array.dtype} {array.shape}")
-        if array.min() < 0 or array.max() >= len(self.tokens):
+        if array.size and (array.min() < 0 or array.max() >= len(self.tokens)):
             raise gym.error.InvalidAction(f"action: expected 0..{len(self.tokens) - 1}, got {actions}")
         return [int(action) for action in array]
 

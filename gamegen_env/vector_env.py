@@ -74,6 +74,8 @@ class ImageGameVectorEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._limit = max_episode_steps
         self._generators = [seeding.np_random()[0] for _ in range(num_envs)]
+        self._playing: set[int] = set()  # rows whose step was sent and not received
+        self._due: set[int] = set()  # the same of rows that are to be reset instead
 
     def __reduce__(self) -> tuple[partial, tuple[()]]:
         """Pickle the arguments, not the weights, as `EzPickle` does; that one's copy would share its world."""
@@ -93,7 +95,7 @@ class ImageGameVectorEnv(VectorEnv):
         options = option_dict(options)
         mask = self._mask(options.pop("reset_mask")) if "reset_mask" in options else np.ones(self.num_envs, bool)
         pictures = games.pictures(options, self.num_envs)
-        rows = [int(row) for row in mask.nonzero()[0]]
+        rows = self._idle(mask.nonzero()[0], "reset")
         if not games.started[~mask].all():
             raise gym.error.ResetNeeded("reset_mask: expected every row outside it to have been reset before")
         for row in rows:
@@ -106,40 +108,77 @@ class ImageGameVectorEnv(VectorEnv):
 
     def step(self, actions: np.ndarray) -> Step:
         """Advance all games by one step, with autoreset as configured."""
-        games = self._open()
-        if not games.started.all():
-            raise gym.error.ResetNeeded("expected reset() before step()")
-        ids = games.check_actions(actions, self.num_envs)
-        resetting = games.ended if self.autoreset_mode == AutoresetMode.NEXT_STEP else np.zeros(self.num_envs, bool)
-        if self.autoreset_mode == AutoresetMode.DISABLED and games.ended.any():
-            raise gym.error.ResetNeeded(f"rows {games.ended.nonzero()[0].tolist()}: expected a reset after their end")
-        playing = [int(row) for row in (~resetting).nonzero()[0]]
-        ended_before = [int(row) for row in resetting.nonzero()[0]]
+        self.send(actions)
+        return self._receive(self.num_envs)[1]
 
+    def send(self, actions: np.ndarray, rows: Sequence[int] | None = None) -> None:
+        """Let games begin a step (default: all), so that a long one holds up no other; `recv` ends it.
+
+        Args:   actions: (n,) integers; rows: n distinct numbers of games whose step is not under way.
+        Raises: AlreadyPendingCallError, ResetNeeded or InvalidAction of `gymnasium.error`, or ValueError on bad
+                rows; nothing was sent then.
+        """
+        games = self._open()
+        rows = self._idle(rows, "send")
+        if not games.started[rows].all():
+            raise gym.error.ResetNeeded("expected reset() before a step")
+        ids = games.check_actions(actions, len(rows))
+        ended = [row for row in rows if games.ended[row]]
+        if self.autoreset_mode == AutoresetMode.DISABLED and ended:
+            raise gym.error.ResetNeeded(f"rows {ended}: expected a reset after their end")
+        due = set(ended) if self.autoreset_mode == AutoresetMode.NEXT_STEP else set()
+        played = {row: action for row, action in zip(rows, ids, strict=True) if row not in due}
+        games.send(list(played), list(played.values()), [self._generators[row] for row in played])
+        self._playing |= set(played)
+        self._due |= due
+
+    def recv(self, min_count: int = 1) -> tuple[np.ndarray, Step]:
+        """Decode until at least `min_count` of the steps under way are finished, and return all that are.
+
+        Autoreset is that of `step`; a game's seed and actions alone say what happens in it, not when it was sent.
+
+        Returns: rows (n,) int64, ascending, and what `step` returns, of these rows in this order.
+        Raises:  NoAsyncCallError of `gymnasium.error` if nothing was sent; ValueError if fewer rows are under way.
+        """
+        self._open()
+        under_way = len(self._playing) + len(self._due)
+        if not under_way:
+            raise gym.error.NoAsyncCallError("recv: expected a send() before it", "recv")
+        if not isinstance(min_count, int | np.integer) or not 1 <= min_count <= under_way:
+            raise ValueError(f"min_count: expected 1 to {under_way} rows whose step is under way, got {min_count!r}")
+        rows, (*arrays, infos) = self._receive(int(min_count))
+        observations, rewards, terminated, truncated = (array[rows] for array in arrays)
+        return rows, (observations, rewards, terminated, truncated, _of_rows(infos, rows))
+
+    def _receive(self, min_count: int) -> tuple[np.ndarray, Step]:
+        """Return the rows that are finished, and what happened in arrays of all rows, the others' undefined."""
+        games = self._open()
+        fresh, self._due = sorted(self._due), set()
         frames = np.empty((self.num_envs, *games.frame_shape), np.uint8)
         rewards = np.zeros(self.num_envs)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         row_infos: dict[int, dict[str, Any]] = {}
-        if playing:
-            outcome = games.step(playing, [ids[row] for row in playing], [self._generators[row] for row in playing])
-            frames[playing], rewards[playing], terminated[playing] = outcome.frames, outcome.rewards, outcome.terminated
+        if min_count > len(fresh):
+            played, outcome = games.recv(min_count - len(fresh))
+            self._playing -= set(played)
+            frames[played], rewards[played], terminated[played] = outcome.frames, outcome.rewards, outcome.terminated
             if self._limit is not None:
-                truncated[playing] = games.steps[playing] >= self._limit
-            row_infos.update(zip(playing, outcome.infos, strict=True))
+                truncated[played] = games.steps[played] >= self._limit
+            row_infos.update(zip(played, outcome.infos, strict=True))
         games.ended |= truncated
         infos: dict[str, Any] = {}
-        fresh = ended_before
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
-            fresh = [int(row) for row in games.ended.nonzero()[0]]
+            fresh = [row for row in sorted(row_infos) if games.ended[row]]
             for row in fresh:
                 final = {"final_obs": frames[row].copy(), "final_info": row_infos[row]}
                 infos = self._add_info(infos, final, row)
         if fresh:
             frames[fresh], fresh_infos = games.reset(fresh, [self._generators[r] for r in fresh], [None] * len(fresh))
             row_infos.update(zip(fresh, fresh_infos, strict=True))
-        for row in range(self.num_envs):
+        rows = sorted(row_infos)
+        for row in rows:
             infos = self._add_info(infos, row_infos[row], row)
-        return frames, rewards, terminated, truncated, infos
+        return np.array(rows, np.int64), (frames, rewards, terminated, truncated, infos)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Return every game's frame under `render_mode="rgb_array"`, else None."""
@@ -158,7 +197,7 @@ class ImageGameVectorEnv(VectorEnv):
     def clone_state(self, rows: Sequence[int] | None = None, include_rng: bool = True) -> list[State]:
         """Copy games (default: all): per row a state as `ImageGameEnv.clone_state` returns."""
         games = self._open()
-        rows = self._rows(rows)
+        rows = self._idle(rows, "clone_state")
         if not all(games.started[row] for row in rows):
             raise gym.error.ResetNeeded("expected reset() before clone_state()")
         return [games.save(row, self._generators[row] if include_rng else None) for row in rows]
@@ -172,7 +211,7 @@ class ImageGameVectorEnv(VectorEnv):
                 are found after the rows before it have been restored.
         """
         games = self._open()
-        rows = self._rows(rows)
+        rows = self._idle(rows, "restore_state")
         if len(states) != len(rows):
             raise ValueError(f"states: expected {len(rows)}, got {len(states)}")
         for state in states:
@@ -213,10 +252,14 @@ class ImageGameVectorEnv(VectorEnv):
             now if one is None else seeding.np_random(one)[0] for now, one in zip(self._generators, seeds, strict=True)
         ]
 
-    def _rows(self, rows: Sequence[int] | None) -> list[int]:
-        rows = list(range(self.num_envs) if rows is None else rows)
+    def _idle(self, rows: Sequence[int] | np.ndarray | None, call: str) -> list[int]:
+        """Return checked rows, by default all. Raises: AlreadyPendingCallError if a row's step is under way."""
+        rows = list(range(self.num_envs)) if rows is None else [int(row) for row in rows]
         if len(set(rows)) != len(rows) or not set(rows) <= set(range(self.num_envs)):
             raise ValueError(f"rows: expected distinct numbers in 0..{self.num_envs - 1}, got {rows}")
+        busy = sorted((self._playing | self._due) & set(rows))
+        if busy:
+            raise gym.error.AlreadyPendingCallError(f"{call}: expected rows {busy} to be received before", call)
         return rows
 
     def _mask(self, mask: Any) -> np.ndarray:
@@ -235,3 +278,8 @@ class ImageGameVectorEnv(VectorEnv):
         if self._games is None:
             raise gym.error.ClosedEnvironmentError("expected an open environment, got one after close()")
         return self._games
+
+
+def _of_rows(infos: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
+    """Take rows of every array."""
+    return {key: _of_rows(value, rows) if isinstance(value, dict) else value[rows] for key, value in infos.items()}

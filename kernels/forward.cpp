@@ -100,8 +100,13 @@ void Forward::attend(const Row* rows, size_t n, size_t layer) {
         for (size_t kv = 0; kv < c.n_kv_heads; ++kv) {
             Seen s = seen(rows[r], layer * c.n_kv_heads + kv, rows[r].position);
             const bool last = kv + 1 == c.n_kv_heads;
-            if (!last || r + 1 < n)
-                s.next = rows[r + last].slot->cache(layer * c.n_kv_heads + (last ? 0 : kv + 1)).k;
+            if (!last || r + 1 < n) {  // what comes next is fetched meanwhile, the step's own tokens first
+                const Row& next = rows[r + last];
+                const size_t layer_head = layer * c.n_kv_heads + (last ? 0 : kv + 1);
+                s.next = next.slot->cache(layer_head);
+                for (size_t i = 0; i <= next.index; ++i)
+                    for (size_t j = 0; j < 2 * HEAD; j += 16) __builtin_prefetch(next.stage->at(i, layer_head) + j, 0, 2);
+            }
             float* out = attended_.data() + r * c.n_heads * HEAD + kv * group * HEAD;
             ops_.scores(heads_.data() + r * width + kv * group * HEAD, group, s, logits_.data());
             ops_.mix(logits_.data(), group, s, out);

@@ -1,7 +1,7 @@
 // Which instruction sets were built, and which of them this CPU has.
 #include <stdexcept>
 
-#include "ops.h"
+#include "trial.h"
 
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
@@ -32,6 +32,15 @@ static bool has_amx() {
     constexpr unsigned tile_state = 3u << 17;  // configuration and data
     constexpr long ask = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, of the process and its threads
     return (low & tile_state) == tile_state && syscall(SYS_arch_prctl, ask, tile_data) == 0;
+}
+static bool amx_there() {
+    static const bool there = has_amx();
+    return there;
+}
+// No CPU at hand had them when they were written: they are tried before they are trusted.
+static bool amx_right() {
+    static const bool right = multiplies_like(amx_ops, scalar_ops);
+    return right;
 }
 #endif
 #elif defined(__aarch64__)
@@ -64,8 +73,7 @@ static std::vector<const Ops*> usable() {  // the best last
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
         found.push_back(&avx512_ops);
 #if defined(__linux__)
-    static const bool amx = has_amx();
-    if (amx && found.back() == &avx512_ops) found.push_back(&amx_ops);
+    if (found.back() == &avx512_ops && amx_there() && amx_right()) found.push_back(&amx_ops);
 #endif
 #elif defined(__aarch64__)
     found.push_back(&neon_ops);
@@ -84,6 +92,13 @@ const Ops& ops_for(const std::string& name) {
         known += std::string(", ") + ops->name;
     }
     throw std::invalid_argument("isa: expected one of " + known + " on this machine, got '" + name + "'");
+}
+
+std::vector<std::string> wrong_ops() {
+#if defined(__x86_64__) && defined(__linux__)
+    if (usable().back() == &avx512_ops && amx_there() && !amx_right()) return {amx_ops.name};
+#endif
+    return {};
 }
 
 std::vector<std::string> available_ops() {

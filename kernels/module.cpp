@@ -222,6 +222,7 @@ private:
 NB_MODULE(_native, m) {
     m.doc() = "The native engine; use it through gamegen_env.engine.native.";
     m.def("available_isas", &available_ops, "Instruction sets of this CPU that were built, the best last.");
+    m.def("wrong_isas", &wrong_ops, "Those that were built and that this CPU has, but that multiply wrongly: not available.");
     nb::class_<Decoder>(m, "CellDecoder")
         .def(nb::init<const nb::dict&, size_t, const std::string&>(), nb::arg("weights"), nb::arg("cell_size"), nb::arg("isa"))
         .def("decode", &Decoder::decode, nb::arg("codes"));

@@ -9,7 +9,8 @@ namespace gamegen {
 
 enum Purpose : uint32_t { EVENT_NOISE, CODE_NOISE, REWARD_NOISE, DONE_NOISE };
 
-GAMEGEN_HD static inline uint32_t mix_bits(uint32_t x) {  // lowbias32, public domain
+// Of one 32-bit number, or of a vector of them.
+template <class Bits> GAMEGEN_HD static inline Bits mix_bits(Bits x) {  // lowbias32, public domain
     x ^= x >> 16;
     x *= 0x7FEB352Du;
     x ^= x >> 15;
@@ -25,7 +26,7 @@ GAMEGEN_HD static inline uint32_t noise_key(uint64_t seed, uint64_t step, uint64
 }
 
 // Noise of a class: the table holds it by the upper 16 bits of a hash.
-GAMEGEN_HD static inline uint32_t noise_at(uint32_t key, uint32_t of_class) {
+template <class Bits> GAMEGEN_HD static inline Bits noise_at(uint32_t key, Bits of_class) {
     return mix_bits(key + of_class * 0x9E3779B9u) >> 16;
 }
 GAMEGEN_HD static inline float gumbel(const float* table, uint32_t key, uint32_t of_class) {

@@ -56,7 +56,7 @@ struct Seen {
     const float* staged;    // tokens of the step being decoded: key (64) then value (64), `staged_stride` floats apart
     size_t staged_stride;
     size_t n_staged;
-    const uint8_t* next = nullptr;  // keys that are read after these values: fetched meanwhile
+    HeadCache next = {};    // what is read after this, if there is something: fetched meanwhile
     size_t width() const { return round_up(places, BLOCK) + round_up(n_staged, 16); }  // of a row of logits
 };
 
@@ -100,5 +100,7 @@ struct Ops {
 // "auto": the best that this CPU has. Throws std::invalid_argument naming what there is.
 const Ops& ops_for(const std::string& name);
 std::vector<std::string> available_ops();
+// What this CPU has and was built, but multiplies wrongly: never chosen.
+std::vector<std::string> wrong_ops();
 
 }  // namespace gamegen

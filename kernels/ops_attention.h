@@ -18,6 +18,9 @@ template <class L> struct Attention : Basic<L> {
         return L::sum(sum);
     }
 
+    // Into the second cache, for the next head: a ring fits none, and memory would be waited for.
+    INLINE static void fetch(const uint8_t* line) { __builtin_prefetch(line, 0, 2); }
+
     // A query as signed bytes, for integer dot products with nibbles.
     struct ByteQuery {
         int32_t quads[16];  // dimensions 4 i .. 4 i + 3
@@ -45,7 +48,7 @@ template <class L> struct Attention : Basic<L> {
 #pragma GCC unroll 8
             for (int i = 0; i < 8; ++i) {
                 const B both = L::bload(k + 64 * i), low = L::low_nibbles(both), high = L::high_nibbles(both);
-                __builtin_prefetch(s.cache.v + at * (HEAD / 2) + 64 * static_cast<size_t>(i), 0, 2);
+                if (s.next.k) fetch(s.next.k + at * (HEAD / 2) + 64 * i);
 #pragma GCC unroll 8
                 for (int g = 0; g < G; ++g) {
                     acc[g] = L::dp4(acc[g], low, L::bset1(q[g].quads[i]));
@@ -104,13 +107,13 @@ template <class L> struct Attention : Basic<L> {
         for (size_t g = 0; g < heads; ++g) {
             float* row = logits + g * stride;
             for (size_t at = s.places; at < ring; ++at) row[at] = LOWEST;
-            for (size_t i = 0; i < s.hidden; ++i) {
-                const size_t at = (s.hidden_from + i) % s.window;
+            for (size_t i = 0, at = s.hidden_from; i < s.hidden; ++i, at = at + 1 < s.window ? at + 1 : 0)
                 if (at < s.places) row[at] = LOWEST;
-            }
-            for (size_t i = 0; i < s.n_staged; ++i) row[ring + i] = dot(query + g * HEAD, s.staged + i * s.staged_stride);
             for (size_t at = ring + s.n_staged; at < stride; ++at) row[at] = LOWEST;
         }
+        for (size_t i = 0; i < s.n_staged; ++i)
+            for (size_t g = 0; g < heads; ++g)
+                logits[g * stride + ring + i] = dot(query + g * HEAD, s.staged + i * s.staged_stride);
     }
 
     // Values in integers: weights of 64 tokens become bytes of one scale.
@@ -126,6 +129,8 @@ template <class L> struct Attention : Basic<L> {
         for (size_t at = 0; at < s.places; at += BLOCK) {
             int8_t bytes[G][BLOCK];
             float largest[G];
+            const F scales[4] = {L::load_half(s.cache.v_scale + at), L::load_half(s.cache.v_scale + at + 16),
+                                 L::load_half(s.cache.v_scale + at + 32), L::load_half(s.cache.v_scale + at + 48)};
 #pragma GCC unroll 8
             for (int g = 0; g < G; ++g) {
                 F scaled[4], top = L::zero();
@@ -133,7 +138,7 @@ template <class L> struct Attention : Basic<L> {
                 for (int i = 0; i < 4; ++i) {
                     const F w = L::load(weights + g * stride + at + 16 * i);
                     offset[g] = L::fma(w, L::load_half(s.cache.v_minimum + at + 16 * i), offset[g]);
-                    scaled[i] = L::mul(w, L::load_half(s.cache.v_scale + at + 16 * i));
+                    scaled[i] = L::mul(w, scales[i]);
                     top = L::max(top, scaled[i]);
                 }
                 largest[g] = L::largest(top);
@@ -149,9 +154,10 @@ template <class L> struct Attention : Basic<L> {
             for (size_t four = 0; four < BLOCK; four += 4) {
                 const uint8_t* v = s.cache.v + (at + four) * (HEAD / 2);
                 const B first = L::bload(v), second = L::bload(v + 64);
-                if (s.next) {
-                    __builtin_prefetch(s.next + (at + four) * (HEAD / 2), 0, 2);
-                    __builtin_prefetch(s.next + (at + four) * (HEAD / 2) + 64, 0, 2);
+                if (s.next.k) {
+                    const uint8_t* values = s.next.v + (at + four) * (HEAD / 2);
+                    fetch(values), fetch(values + 64);
+                    if (four < 32) fetch(reinterpret_cast<const uint8_t*>(s.next.k_scale + 4 * at) + 16 * four);
                 }
                 const B n[4] = {L::low_nibbles(first), L::low_nibbles(second), L::high_nibbles(first), L::high_nibbles(second)};
 #pragma GCC unroll 8

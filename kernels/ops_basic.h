@@ -42,8 +42,12 @@ template <class L> struct Basic {
 
     // --- exp: 2 ulp for -87 <= x <= 88, 0 below ---
 
-    INLINE static F exp(F x) {
-        x = L::max(L::min(x, L::set1(88.0f)), L::set1(-87.3f));
+    INLINE static F exp(F x) { return exp_within(L::max(L::min(x, L::set1(88.0f)), L::set1(-87.3f))); }
+    // exp(x) for x <= 0, exactly 0 for -inf.
+    INLINE static F exp_or_zero(F x) { return L::where_above(x, -86.5f, exp_within(L::max(x, L::set1(-87.3f)))); }
+
+private:
+    INLINE static F exp_within(F x) {
         const F n = L::round(L::mul(x, L::set1(1.44269504f)));
         F r = L::fma(n, L::set1(-0.693359375f), x);
         r = L::fma(n, L::set1(2.12194440e-4f), r);
@@ -53,8 +57,6 @@ template <class L> struct Basic {
         p = L::fma(L::mul(p, r), r, L::add(r, L::set1(1.0f)));
         return L::times_pow2(p, n);
     }
-    // exp(x) for x <= 0, exactly 0 for -inf.
-    INLINE static F exp_or_zero(F x) { return L::where_above(x, -86.5f, exp(x)); }
 };
 
 }  // namespace gamegen

@@ -126,6 +126,10 @@ template <class L> struct Elements : Basic<L> {
         for (size_t i = 0; i < HEAD / 2; ++i) nibbles[i] = static_cast<uint8_t>(levels[i] | levels[i + HEAD / 2] << 4);
     }
 
+    // GCC turns one hash after the other into scalar code; in a vector of its own it may not.
+    using Sixteen = uint32_t __attribute__((vector_size(64)));
+    static constexpr Sixteen COUNT = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
     // The first class whose logit / temperature + noise is the largest, of those not below `least`; `none` without any.
     static size_t draw(const float* logits, size_t n, float least, float temperature, const float* table, uint32_t key, size_t none) {
         float best = LOWEST;
@@ -134,14 +138,13 @@ template <class L> struct Elements : Basic<L> {
             const size_t some = n - first < 16 ? n - first : 16;
             const F x = some < 16 ? load_part(logits + first, some, LOWEST) : L::load(logits + first);
             if (!(L::largest(x) >= least)) continue;
-            uint32_t at[16];
+            const Sixteen at = noise_at(key, static_cast<uint32_t>(first) + COUNT);
             float noise[16], scores[16];
-            for (uint32_t i = 0; i < 16; ++i) at[i] = noise_at(key, static_cast<uint32_t>(first) + i);
-            for (size_t i = 0; i < 16; ++i) noise[i] = table[at[i]];
-            L::store(scores, L::add(L::div(x, L::set1(temperature)), L::load(noise)));
-            int any = 0;
-            for (float score : scores) any |= score > best;
-            for (size_t i = 0; any && i < some; ++i)
+            for (int i = 0; i < 16; ++i) noise[i] = table[at[i]];
+            const F score = L::add(L::div(x, L::set1(temperature)), L::load(noise));
+            if (!(L::largest(score) > best)) continue;
+            L::store(scores, score);
+            for (size_t i = 0; i < some; ++i)
                 if (scores[i] > best && logits[first + i] >= least) {
                     best = scores[i];
                     chosen = first + i;

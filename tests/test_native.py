@@ -36,6 +36,15 @@ def tile_map(small_map_config: ModelConfig) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 64, small_map_config.stream.n_cells)
 
 
+def test_an_instruction_set_that_multiplies_wrongly_is_named(
+    small_map_config: ModelConfig, model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not set(_native.wrong_isas()) & set(_native.available_isas())
+    monkeypatch.setattr(_native, "wrong_isas", lambda: ["amx"])
+    with pytest.warns(UserWarning, match="instruction set amx: its products are wrong on this CPU"):
+        NativeEngine(small_map_config, model, 1)
+
+
 def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
     """Compare saved slots to the bit."""
     return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)

@@ -18,7 +18,7 @@ from gamegen_env.actions import ALE, N_ACTIONS, token
 from gamegen_env.agent import load_policy
 from gamegen_env.play.server import Server
 from gamegen_env.sb3 import ImageGameVecEnv
-from tests.test_play import Browser, endless, step_of
+from tests.browser import Browser, endless, step_of
 
 __all__ = ["endless"]  # the fixture
 RIGHT = token("RIGHT")

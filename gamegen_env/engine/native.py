@@ -13,6 +13,7 @@ sums in another order.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -83,6 +84,8 @@ class NativeEngine(Engine):
             threads = 1 if num_slots < FEW_SLOTS else min(threads, num_slots)
         if not isinstance(threads, int) or not 1 <= threads <= 1024:
             raise ValueError(f"threads: expected 1..1024, got {threads!r}")
+        for wrong in _native.wrong_isas():
+            warnings.warn(f"instruction set {wrong}: its products are wrong on this CPU: not used", stacklevel=2)
         self.precision = precision
         self._engine = _native.Engine(
             *self._described(transformer),

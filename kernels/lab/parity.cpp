@@ -14,6 +14,7 @@
 #include "ops_amx.h"
 #include "problems.h"
 #include "tiles.h"
+#include "trial.h"
 
 using namespace gamegen;
 using namespace gamegen::lab;
@@ -180,10 +181,28 @@ bool check_tiles() {
     return check.report();
 }
 
+// Tiles of a CPU that forgets the products where k ends within a tile.
+struct WrongTiles : Tiles {
+    template <int S, int A, int B> static void dp4() {
+        if constexpr (A == 4) Tiles::dp4<S, A, B>();
+    }
+};
+
+// The trial that the engine makes before it trusts AMX finds such a CPU, and no fault in a right one.
+bool check_trial() {
+    Ops right = ops_for("scalar"), wrong = right;
+    right.linear = TileProducts<Scalar, Tiles>::linear;
+    wrong.linear = TileProducts<Scalar, WrongTiles>::linear;
+    const bool told = multiplies_like(right, ops_for("scalar")) && !multiplies_like(wrong, ops_for("scalar"));
+    std::printf("trial of amx: %s\n", told ? "right" : "WRONG");
+    return told;
+}
+
 }  // namespace
 
 int main() {
     bool equal = check_tiles();
+    equal &= check_trial();
     for (const auto& name : available_ops()) {
         if (name == "scalar") continue;
         Check check(ops_for(name));
