@@ -14,6 +14,8 @@ import numpy as np
 
 from gamegen_env.codec import Stream
 from gamegen_env.config import ACT, END, KEY, SCROLL, UPD, ModelConfig
+from gamegen_env.stream import Grammar
+from gamegen_env.training.ghosts import haunt
 
 EARLY_KEYFRAME = 0.3  # share of sequences whose first keyframe interval is cut short, to see every phase
 
@@ -135,12 +137,14 @@ class Sampler:
         batch: int,
         seed: int,
         variants: Sequence[tuple[Sequence[Stream], float]] = (),
+        ghosts: float = 0.0,
     ) -> None:
         """Draw from streams.
 
         Args:   sequence: tokens; batch: sequences; seed: of what is drawn.
                 variants: the same games, in the same order, recorded or coded otherwise; each for a share
                 of the sequences.
+                ghosts: share of the keyframes that are haunted (`ghosts.py`).
         Raises: ValueError on a sequence beyond the window, streams that are missing, or shares above 1 in all.
         """
         if sequence > config.transformer.window:
@@ -153,7 +157,10 @@ class Sampler:
         shares = [share for _, share in variants]
         if min(shares, default=0) < 0 or sum(shares) > 1:
             raise ValueError(f"variants: expected shares of at least 0, at most 1 in all, got {shares}")
+        if not 0 <= ghosts <= 1:
+            raise ValueError(f"ghosts: expected a share from 0 to 1, got {ghosts!r}")
         self.streams, self.config = list(streams), config
+        self.grammar, self.ghosts = Grammar(config), ghosts
         self.variants = list(variants)
         self.sequence, self.batch, self.seed = sequence, batch, seed
 
@@ -171,18 +178,21 @@ class Sampler:
             drawn -= share
         return self.streams[game]
 
-    def _sequence(self, stream: Stream, rng: np.random.Generator) -> _Piece:
+    def _sequence(self, game: Stream, rng: np.random.Generator) -> _Piece:
         limit = self.config.updates_per_keyframe
         budget = int(rng.integers(0, limit)) if rng.random() < EARLY_KEYFRAME else limit
         pieces: list[_Piece] = []
         size, time = 0, 0
         while size < self.sequence:
+            stream = game
             clip = int(rng.integers(0, len(stream.clip_ptr) - 1))
             start, last = int(stream.clip_ptr[clip]), int(stream.clip_ptr[clip + 1])
             step = int(rng.integers(start, max(start + 1, last - 16)))
             codes, origin = stream.map_at(clip, step - start)
             codes, origin = codes.astype(np.int64), origin.astype(np.int64)
             while step < last and size < self.sequence:
+                if self.ghosts and rng.random() < self.ghosts:
+                    stream, codes = haunt(stream, self.grammar, step, last, codes, origin, rng)
                 lengths = 2 + stream.scroll[step:last].any(1) + np.diff(stream.update_ptr[step : last + 1])
                 # A keyframe comes before the first step that finds the budget spent.
                 spent = np.cumsum(lengths) - lengths

@@ -184,6 +184,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--player", default=None, metavar="MODEL", help="who plays them (default: the one of --from)")
     parser.add_argument(
+        "--ghosts",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the keyframes that show pieces of what moves elsewhere, which the next steps take away",
+    )
+    parser.add_argument(
         "--kv-quantised",
         type=float,
         default=0.2,
@@ -228,6 +235,7 @@ def main(argv: list[str] | None = None) -> None:
         args.batch,
         args.seed,
         variants,
+        args.ghosts,
     )
     heldout = Sampler(
         load_streams(args.data, "heldout", config, tokenizer, 0.0, games), config, sequence, args.batch, VALIDATION_SEED
