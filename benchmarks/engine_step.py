@@ -5,9 +5,10 @@
     python -m benchmarks.engine_step --slots 1 --full-frame  and against a model that says every cell again
 
 Regime: the packaged model, random sticky play from one packaged picture, this machine's cores (OMP_NUM_THREADS
-is heeded). Paired in one run, in turns: `native` and `torch`. Passes: through the transformer, per game and step;
-one per token if nothing were drafted and END did not travel with the next action. KB: what a game holds between
-steps. Prefill: a keyframe, computed at once when a game starts and now and then while it goes on.
+is heeded; on one thread times are the process's own, so that a neighbour on the core does not count). Paired in one
+run, in turns: `native` and `torch`. Passes: through the transformer, per game and step; one per token if nothing were
+drafted and END did not travel with the next action. KB: what a game holds between steps. Prefill: a keyframe,
+computed at once when a game starts and now and then while it goes on.
 With --full-frame, the `torch` engine is also made to re-emit every visible cell in every step, as IRIS-like models
 do (257 or more passes; what it draws is meaningless, its work is not).
 Correct before timed: one game alone and the same game among others must show equal frames.
@@ -32,6 +33,7 @@ from gamegen_env.stream import Grammar
 from gamegen_env.world import World
 
 ENGINES = ("native", "torch")
+CLOCK = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
 def actions(count: int, slots: int, seed: int) -> np.ndarray:
@@ -87,10 +89,10 @@ class Player:
         native = self.world.engine if isinstance(self.world.engine, NativeEngine) else None
         before = native.counts().passes if native else 0
         for row in actions(steps, self.slots, self.rng):
-            began = time.perf_counter()
+            began = CLOCK()
             result = self.world.step(range(self.slots), row.tolist())
             if timed:
-                self.seconds.append(time.perf_counter() - began)
+                self.seconds.append(CLOCK() - began)
                 self.tokens += int(result.tokens.sum())
         if timed and native:
             self.passes += native.counts().passes - before
@@ -109,9 +111,9 @@ class Player:
         """Start game 0 anew, again and again; return the median time of its keyframe."""
         engine, codes, seconds = self.world.engine, self.world.canvas.codes[0], []
         for seed in range(9):
-            began = time.perf_counter()
+            began = CLOCK()
             engine.reset(0, codes, seed)
-            seconds.append(time.perf_counter() - began)
+            seconds.append(CLOCK() - began)
         return 1e3 * float(np.median(seconds))
 
 

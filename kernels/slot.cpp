@@ -13,8 +13,8 @@ void Slot::allocate(const Config& c, bool half) {
     head_bytes_ = half ? 2 * places_ * HEAD * 2 : 2 * places_ * (HEAD / 2) + 4 * places_ * 2;
     memory_.assign(layer_heads_ * head_bytes_, 0);
     held.assign(window_, -1);
-    // One head more than there is: else the tokens of a head would all want the same lines of the first cache.
-    stage.stride = previous.stride = (layer_heads_ + 1) * 2 * HEAD;
+    // And a line: else the tokens of a head might all want the same lines of the first cache.
+    stage.stride = previous.stride = layer_heads_ * 2 * HEAD + 16;
 }
 
 HeadCache Slot::cache(size_t layer_head) const {
