@@ -76,7 +76,10 @@ def train(config: ModelConfig, tokenizer: Tokenizer, data: Sampler, heldout: Sam
 
 
 def fit(sizes: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> dict[str, float]:
-    """Fit the law to runs (n,) each: exponents from a grid, the rest by least squares, none of it below zero."""
+    """Fit the law to runs (n,) each: exponents from a grid, the rest by least squares, none of it below zero.
+
+    Raises: ValueError where the losses follow no such law.
+    """
     best: dict[str, float] = {"error": np.inf}
     for alpha, beta in itertools.product(np.arange(0.05, 1.01, 0.05), repeat=2):
         columns = np.stack([np.ones(len(loss)), sizes**-alpha, tokens**-beta], axis=1)
@@ -84,6 +87,8 @@ def fit(sizes: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> dict[str, fl
         error = float(np.sqrt(np.square(columns @ terms - loss).mean()))
         if (terms >= 0).all() and error < best["error"]:
             best = {"floor": terms[0], "a": terms[1], "alpha": alpha, "b": terms[2], "beta": beta, "error": error}
+    if len(best) == 1:
+        raise ValueError(f"losses: expected some that fall with parameters and tokens, got {loss.tolist()}")
     return {name: float(value) for name, value in best.items()}
 
 

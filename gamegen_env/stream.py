@@ -17,11 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from gamegen_env.config import ACT, END, KEY, N_REWARD_CLASSES, SCROLL, UPD, ModelConfig
 
+Numbers = TypeVar("Numbers", int, np.ndarray)
 KIND_NAMES = ("KEY", "ACT", "SCROLL", "UPD", "END")
 
 
@@ -81,8 +83,8 @@ class Grammar:
     def end_event(self) -> int:
         return self.n_events - 1
 
-    def scroll_event(self, dx: int, dy: int) -> int:
-        """Return the event class of a scroll by (dx, dy) pixels, each in -max_scroll..max_scroll."""
+    def scroll_event(self, dx: Numbers, dy: Numbers) -> Numbers:
+        """Return the event class of a scroll by (dx, dy) pixels, each in -max_scroll..max_scroll; or of many."""
         return self.n_cells + (dy + self.max_scroll) * (2 * self.max_scroll + 1) + dx + self.max_scroll
 
     def event_scroll(self, event: int) -> tuple[int, int]:

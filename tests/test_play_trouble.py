@@ -126,14 +126,20 @@ def test_a_job_that_nobody_waits_for_harms_nobody() -> None:
         arcade.call(lambda: 7)
 
 
+def watched(world: World, picture: np.ndarray) -> tuple[Arcade, Session, Game]:
+    """Return an arcade, and a session in it with a started game and a browser that looks on."""
+    arcade = Arcade(1, lambda keys: 0)
+    session = Session(arcade, ("tiny",), {}, asyncio.get_running_loop())
+    game = Game(world, 1)
+    game.start(picture, 3)
+    session.player.games = [game]
+    session.attach(session)
+    return arcade, session, game
+
+
 def test_a_browser_that_draws_nothing_gets_no_more_frames(world: World, picture: np.ndarray) -> None:
     async def slow() -> None:
-        arcade = Arcade(1, lambda keys: 0)
-        session = Session(arcade, ("tiny",), {}, asyncio.get_running_loop())
-        game = Game(world, 1)
-        game.start(picture, 3)
-        session.player.games = [game]
-        session.attach(session)
+        arcade, session, game = watched(world, picture)
         numbers = []
         for _ in range(5):
             run(game, [1])
@@ -159,12 +165,7 @@ def test_a_browser_that_draws_nothing_gets_no_more_frames(world: World, picture:
 
 def test_answers_to_frames_are_not_too_many_messages(world: World, picture: np.ndarray) -> None:
     async def fast() -> None:
-        arcade = Arcade(1, lambda keys: 0)
-        session = Session(arcade, ("tiny",), {}, asyncio.get_running_loop())
-        game = Game(world, 1)
-        game.start(picture, 3)
-        session.player.games = [game]
-        session.attach(session)
+        arcade, session, _ = watched(world, picture)
         for _ in range(3 * MAX_MESSAGES):
             session.show(session.player.shown())
             packet = await session.packet(session)

@@ -21,7 +21,7 @@ from gamegen_env.codec import Stream, encode_clips
 from gamegen_env.config import ACT, END, KEY, SCROLL, UPD, ModelConfig, TransformerConfig
 from gamegen_env.games.shards import Shard, write_shard
 from gamegen_env.stream import Grammar
-from gamegen_env.training import data
+from gamegen_env.training import data, train_world
 from gamegen_env.training.batches import Sampler
 from gamegen_env.training.data import load_streams
 from gamegen_env.training.describe import statistics
@@ -430,3 +430,19 @@ def test_training_refuses_in_one_line(recording: Path, tokenizer_run: Path, tmp_
         assert process.returncode == 2
         assert message in output
         assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--ghosts", "1.5"], "--ghosts: expected a share from 0 to 1, got 1.5"),
+        (["--player", "pocket"], "--player: expected a share for --self-play beside it, got none"),
+        (["--self-play", "0.5"], "--self-play: expected --player or --from MODEL, which is to play, got none"),
+    ],
+)
+def test_train_world_refuses_shares_and_players_that_mean_nothing(
+    words: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        train_world.main(["--data", "d", "--tokenizer", "pocket", "--out", "o", *words])
+    assert problem in capsys.readouterr().err

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gamegen_env.codec import Stream
-from gamegen_env.config import ACT, END, KEY, SCROLL, UPD, ModelConfig
+from gamegen_env.config import ACT, END, SCROLL, UPD, ModelConfig
 from gamegen_env.stream import Grammar
 from gamegen_env.training.ghosts import haunt
 
@@ -54,26 +54,21 @@ class _Piece:
     end: np.ndarray  # (n,) bool, the event after this position is END
 
 
-def _keyframe(codes: np.ndarray, origin: np.ndarray, time: int) -> _Piece:
-    n = len(codes)
-    rows = np.empty((n, 6), np.int32)
-    rows[:, 0], rows[:, 1], rows[:, 2] = KEY, np.arange(n), codes
-    rows[:, 3:5], rows[:, 5] = origin, time
-    none = np.full(n, -1, np.int64)
-    return _Piece(rows, none, none, none, none, np.zeros(n, bool))
+def _keyframe(codes: np.ndarray, origin: np.ndarray, time: int, grammar: Grammar) -> _Piece:
+    none = np.full(len(codes), -1, np.int64)
+    rows = grammar.keyframe_tokens(codes, origin, time)
+    return _Piece(rows, none, none, none, none, np.zeros(len(codes), bool))
 
 
 def _steps(
-    stream: Stream, start: int, stop: int, codes: np.ndarray, origin: np.ndarray, time: int, config: ModelConfig
+    stream: Stream, start: int, stop: int, codes: np.ndarray, origin: np.ndarray, time: int, grammar: Grammar
 ) -> tuple[_Piece, np.ndarray, np.ndarray]:
     """Tokens of steps [start, stop), and the map and origin after them."""
-    s = config.stream
-    size = s.map_cells * config.tokenizer.cell_size
     first, last = int(stream.update_ptr[start]), int(stream.update_ptr[stop])
     counts = np.diff(stream.update_ptr[start : stop + 1]).astype(np.int64)
     scroll = stream.scroll[start:stop].astype(np.int64)
     scrolled = scroll.any(1)
-    origins = (origin + np.cumsum(scroll, 0)) % size
+    origins = (origin + np.cumsum(scroll, 0)) % grammar.size
     before = np.concatenate([origin[None], origins[:-1]])
     lengths = 2 + scrolled + counts
     begin = np.concatenate([[0], np.cumsum(lengths)])
@@ -88,7 +83,7 @@ def _steps(
     rows[act, 3:5] = before
     at_scroll = act[scrolled] + 1
     rows[at_scroll, 0] = SCROLL
-    rows[at_scroll, 1:3] = scroll[scrolled] + s.max_scroll
+    rows[at_scroll, 1:3] = scroll[scrolled] + grammar.max_scroll
     rows[end, 0], rows[end, 1], rows[end, 2] = END, stream.reward_class[start:stop], stream.done[start:stop]
     cells = stream.update_cell[first:last].astype(np.int64)
     new = stream.update_code[first:last].astype(np.int64)
@@ -97,13 +92,13 @@ def _steps(
     at_update = np.repeat(act + 1 + scrolled, counts) + rank
     motions = stream.update_motion[first:last].astype(np.int64)
     rows[at_update, 0], rows[at_update, 1] = UPD, cells
-    rows[at_update, 2] = new + config.tokenizer.codebook_size * (motions + 1)
+    rows[at_update, 2] = grammar.contents(new, motions)
 
     event = np.full(n, -1, np.int64)
     flagged = np.zeros(n, bool)
-    event[at_scroll - 1] = s.n_cells + rows[at_scroll, 2] * (2 * s.max_scroll + 1) + rows[at_scroll, 1]
+    event[at_scroll - 1] = grammar.scroll_event(*scroll[scrolled].T)
     event[at_update - 1] = cells
-    event[end - 1] = s.n_events - 1
+    event[end - 1] = grammar.end_event
     flagged[at_update - 1] = (flags & 2) > 0
     flagged[end - 1] = stream.end_flag[start:stop] > 0
     event[flagged] = -1
@@ -199,8 +194,8 @@ class Sampler:
                 stop = step + max(1, int(np.searchsorted(spent, budget, side="right")))
                 stop = min(stop, step + 1 + int(np.searchsorted(np.cumsum(lengths), self.sequence - size)))
                 stop = min(stop, last)
-                pieces.append(_keyframe(codes, origin, max(time - 1, 0)))
-                piece, codes, origin = _steps(stream, step, stop, codes, origin, time, self.config)
+                pieces.append(_keyframe(codes, origin, max(time - 1, 0), self.grammar))
+                piece, codes, origin = _steps(stream, step, stop, codes, origin, time, self.grammar)
                 pieces.append(piece)
                 size += len(codes) + len(piece.rows)
                 time += stop - step

@@ -44,8 +44,8 @@ def haunt(
     ghosts = stream.update_code[pieces[first]].astype(codes.dtype)
     # A cell that is updated before the ghosts go would lose its ghost, or be given the code that it has.
     busy = np.isin(places, stream.update_cell[ptr[step] : ptr[away + 1]])
-    right_ones = grammar.visible_cells(origin)[places] & (ghosts != codes[places]) & ~busy
-    places, ghosts = places[right_ones], ghosts[right_ones]
+    kept = grammar.visible_cells(origin)[places] & (ghosts != codes[places]) & ~busy
+    places, ghosts = places[kept], ghosts[kept]
     at = ptr[away] + np.searchsorted(stream.update_cell[ptr[away] : ptr[away + 1]], places)
     updates = {"update_cell": places, "update_code": codes[places], "update_flag": 0, "update_motion": -1}
     haunted = codes.copy()

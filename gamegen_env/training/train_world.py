@@ -204,6 +204,10 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(
             f"--restyled, --self-play: expected shares from 0 to 1 in all, got {args.restyled}, {args.self_play}"
         )
+    if not 0 <= args.ghosts <= 1:
+        parser.error(f"argument --ghosts: expected a share from 0 to 1, got {args.ghosts}")
+    if args.player is not None and not args.self_play:
+        parser.error("argument --player: expected a share for --self-play beside it, got none")
     player = args.player or args.start_from
     if args.self_play and player is None:
         parser.error("argument --self-play: expected --player or --from MODEL, which is to play, got none")
