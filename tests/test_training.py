@@ -213,8 +213,8 @@ def test_loss_falls_to_memorise_one_batch(long_window: ModelConfig) -> None:
         loss.backward()
         optimizer.step()
         history.append(loss.item())
-    # From about ln(579) + ln(256) = 12 nats.
-    assert 10 < history[0] < 16
+    # From about 1.5 ln(579) + ln(256) = 15 nats.
+    assert 13 < history[0] < 19
     assert history[-1] < 0.6 * history[0]
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from gamegen_env.ballistics import REACH, Ballistics, Paths
-from gamegen_env.config import KEY, UPD
+from gamegen_env.config import ACT, KEY, UPD
 from gamegen_env.pointer import Pointer, mixture, mixture_at, scores
 from gamegen_env.training.batches import Batch
 from gamegen_env.transformer import KVTransform, Transformer, rotary_embedding, rotate
@@ -77,9 +78,25 @@ def measure(predicted: Predicted, batch: Batch) -> dict[str, Tensor]:
     heads = {"event": batch.event, "code": batch.choice, "reward": batch.reward, "done": batch.done}
     targets = {name: torch.from_numpy(values) for name, values in heads.items()}
     figures = {name: F.cross_entropy(getattr(predicted, name), targets[name]) for name in heads}
+    figures["turn"] = turn(predicted.event, batch)
     for name in ("event", "code"):
         figures[f"{name}_hit"] = (getattr(predicted, name).argmax(1) == targets[name]).float().mean()
     return figures
+
+
+def turn(event: Tensor, batch: Batch) -> Tensor:
+    """Return the cross-entropy (nats) of the first event of a step: the mean over sequences of each one's mean.
+
+    There the action decides, and the camera: where it moves, a step has this one event that matters and thirty
+    others, which outweigh it in the mean over all.
+    """
+    size = batch.rows.shape[1]
+    sequence = batch.event_at // size
+    first = batch.rows.reshape(-1, 6)[batch.event_at, 0] == ACT
+    steps = np.bincount(sequence[first], minlength=len(batch.rows))
+    weight = torch.from_numpy(1 / (steps[sequence[first]] * max(1, np.count_nonzero(steps))))
+    each = F.cross_entropy(event[torch.from_numpy(first)], torch.from_numpy(batch.event[first]), reduction="none")
+    return (each * weight.to(each.dtype)).sum()
 
 
 def vocabulary_likelihood(query: Tensor, embedding: Tensor, present: Tensor, code: Tensor) -> Tensor:
@@ -120,6 +137,7 @@ def losses(
         "code": -log_p.mean(),
         "reward": F.cross_entropy(read.reward, torch.from_numpy(batch.reward)),
         "done": F.cross_entropy(read.done, torch.from_numpy(batch.done)),
+        "turn": turn(read.event, batch),
     }
 
 
@@ -184,4 +202,4 @@ def foretold(model: Transformer, ballistics: Ballistics, batch: Batch, hidden: T
 
 
 def total(parts: dict[str, Tensor]) -> Tensor:
-    return parts["event"] + parts["code"] + 0.5 * (parts["reward"] + parts["done"])
+    return parts["event"] + parts["code"] + 0.5 * (parts["turn"] + parts["reward"] + parts["done"])

@@ -8,8 +8,8 @@ Streams are coded once per tokenizer and game, under `streams/` in the data fold
 run folder's `model/` is a checkpoint that plays:
 `gym.make("ImageGame-v0", model="runs/world/model")`.
 
-Loss = event + code + 0.5 reward + 0.5 termination, each the mean cross-entropy in nats
-over the places where it applies. Weight matrices of the blocks learn with Muon (arXiv
+Loss = event + code + 0.5 turn + 0.5 reward + 0.5 termination, each the mean cross-entropy in
+nats over the places where it applies; "turn" is the first event of a step. Weight matrices of the blocks learn with Muon (arXiv
 2502.16982), everything else with AdamW.
 """
 
