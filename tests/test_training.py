@@ -25,7 +25,7 @@ from gamegen_env.training import data, train_world
 from gamegen_env.training.batches import Sampler
 from gamegen_env.training.data import load_streams
 from gamegen_env.training.describe import statistics
-from gamegen_env.training.objective import losses, measure, predict, total
+from gamegen_env.training.objective import losses, measure, predict, total, turn
 from gamegen_env.training.run import Run
 from gamegen_env.transformer import Transformer
 from tests.conftest import random_model
@@ -199,6 +199,22 @@ def test_losses_are_those_of_the_whole_distributions(long_window: ModelConfig, p
     for name, value in fast.items():
         assert value.item() == pytest.approx(whole[name].item(), rel=1e-5)
     assert torch.allclose(*gradients, atol=1e-5)
+
+
+def test_turn_counts_every_sequence_alike(long_window: ModelConfig) -> None:
+    batch = Sampler([coded(long_window)], long_window, 600, 3, seed=0)(0)
+    rows = batch.rows.copy()
+    rows[1][rows[1, :, 0] == ACT, 0] = UPD  # a sequence without a step is not counted
+    rows[2][(rows[2, :, 0] == ACT).nonzero()[0][1:], 0] = UPD  # one with a single step is, as much as one with many
+    batch = dataclasses.replace(batch, rows=rows)
+    logits = torch.randn(len(batch.event), long_window.stream.n_events, generator=torch.Generator().manual_seed(0))
+    each = -logits.log_softmax(1)[torch.arange(len(logits)), torch.from_numpy(batch.event)].numpy()
+    first = rows.reshape(-1, 6)[batch.event_at, 0] == ACT
+    sequence = batch.event_at // 600
+    expected = (each[first & (sequence == 0)].mean() + each[first & (sequence == 2)].mean()) / 2
+    assert (first & (sequence == 0)).sum() > 1
+    assert (first & (sequence == 2)).sum() == 1
+    assert turn(logits, batch).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_loss_falls_to_memorise_one_batch(long_window: ModelConfig) -> None:

@@ -9,8 +9,8 @@ run folder's `model/` is a checkpoint that plays:
 `gym.make("ImageGame-v0", model="runs/world/model")`.
 
 Loss = event + code + 0.5 turn + 0.5 reward + 0.5 termination, each the mean cross-entropy in
-nats over the places where it applies; "turn" is the first event of a step. Weight matrices of the blocks learn with Muon (arXiv
-2502.16982), everything else with AdamW.
+nats over the places where it applies; "turn" is the first event of a step. Weight matrices
+of the blocks learn with Muon (arXiv 2502.16982), everything else with AdamW.
 """
 
 from __future__ import annotations
