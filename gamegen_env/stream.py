@@ -2,10 +2,11 @@
 
     stream   := keyframe step* (keyframe step*)*
     keyframe := KEY(cell, code) x n_cells
-    step     := ACT(action) [SCROLL(dx, dy)] UPD(cell, code)* END(reward, done)
+    step     := ACT(action, camera) [SCROLL(dx, dy)] UPD(cell, code)* END(reward, done)
 
 A token is a row [kind, a, b, origin x, origin y, time]. Where an update moves the picture, its b is
-code + codebook_size * (motion + 1), so that what comes after sees how things move. The tile map is a torus of
+code + codebook_size * (motion + 1), so that what comes after sees how things move; the b of an action says
+how the camera moved in the step before, for a camera has inertia, too. The tile map is a torus of
 map_cells x map_cells cells anchored in the world; the origin is the world pixel of the
 view's top left corner, modulo the torus. Cells are named in raster order on the torus,
 and a step updates them in ascending order, so every frame has exactly one spelling.
@@ -87,6 +88,10 @@ class Grammar:
         """Return the event class of a scroll by (dx, dy) pixels, each in -max_scroll..max_scroll; or of many."""
         return self.n_cells + (dy + self.max_scroll) * (2 * self.max_scroll + 1) + dx + self.max_scroll
 
+    def camera(self, dx: Numbers, dy: Numbers) -> Numbers:
+        """Spell the scroll of a step, (0, 0) where the view stayed, as the next action tells it: 0..n_scrolls - 1."""
+        return self.scroll_event(dx, dy) - self.n_cells
+
     def event_scroll(self, event: int) -> tuple[int, int]:
         """Return (dx, dy) of a scroll's event class: the inverse of `scroll_event`."""
         dy, dx = divmod(event - self.n_cells, 2 * self.max_scroll + 1)
@@ -128,11 +133,13 @@ class Grammar:
         rows[:, 3:5], rows[:, 5] = origin, time
         return rows
 
-    def step_tokens(self, step: Step, origin: np.ndarray | Sequence[int], time: int) -> np.ndarray:
-        """Spell a step that starts at `origin`: (tokens, 6) int32."""
+    def step_tokens(
+        self, step: Step, origin: np.ndarray | Sequence[int], time: int, camera: int | None = None
+    ) -> np.ndarray:
+        """Spell a step that starts at `origin`: (tokens, 6) int32; camera: of the step before, default a still one."""
         scrolled = int(any(step.scroll))
         rows = np.zeros((2 + scrolled + len(step.cells), 6), np.int32)
-        rows[0, :2] = ACT, step.action
+        rows[0, :3] = ACT, step.action, self.camera(0, 0) if camera is None else camera
         rows[0, 3:5] = origin
         rows[1:, 3:5] = self.move(origin, step.scroll)
         if scrolled:
@@ -168,6 +175,7 @@ class _Parser:
         self.grammar, self.rows, self.at = grammar, rows.tolist(), 0
         self.codes: list[int] = []
         self.origin = (0, 0)
+        self.camera: int | None = None  # how the last step moved it, None before the first
         self.time: int | None = None  # of the last step, None before the first
         self.key_time = 0
 
@@ -225,7 +233,9 @@ class _Parser:
         else:  # before the first step no step has finished: the keyframe says 0, and so may the step
             expected = (0, 1) if self.key_time == 0 else (self.key_time + 1,)
         self.check("time", time in expected, " or ".join(map(str, expected)), time)
-        action, _ = self.take("action", g.n_actions, "padding", 1, time)
+        camera = self.rows[self.at][2]
+        self.check("camera", self.camera in (None, camera), self.camera, camera)
+        action, _ = self.take("action", g.n_actions, "camera", g.n_scrolls, time)
         dx = dy = 0
         if self.peek((SCROLL, UPD, END)) == SCROLL:
             side = 2 * g.max_scroll + 1
@@ -252,6 +262,7 @@ class _Parser:
             codes.append(code)
             motions.append(motion)
         reward_class, done = self.take("reward class", N_REWARD_CLASSES, "done", 2, time)
+        self.camera = g.camera(int(dx), int(dy))
         self.time = time
         at, shown, moved = (np.array(values, np.int32) for values in (cells, codes, motions))
         return Step(action, (dx, dy), at, shown, reward_class, bool(done), moved)

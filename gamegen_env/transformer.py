@@ -107,10 +107,14 @@ def token_features(rows: Tensor, table: FeatureTable) -> tuple[Tensor, Tensor]:
     ]
     if table.max_motion:
         side = 2 * table.max_motion + 1
-        # What repaints has the motion that no update can have, (0, 0).
+        # What repaints has the motion that no update can have, (0, 0); an action has the camera's.
         motion = torch.where(kind == UPD, b // table.n_codes - 1, -1)
         motion = torch.where(motion < 0, side * side // 2, motion)
-        features += [at("motion_x") + motion % side, at("motion_y") + motion // side]
+        reach = 2 * table.max_scroll + 1
+        features += [
+            torch.where(is_act, at("scroll_x") + b % reach, at("motion_x") + motion % side),
+            torch.where(is_act, at("scroll_y") + b // reach, at("motion_y") + motion // side),
+        ]
     return torch.stack(features, dim=-1), torch.where(is_cell, b % table.n_codes, -1)
 
 

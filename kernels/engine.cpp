@@ -19,6 +19,7 @@ Engine::Engine(const Config& config, const Tensors& tensors, const Options& o, s
         s.allocate(model_.config, o.half);
         s.codes = n.codes + i * n_cells;
         s.origin = n.origin + 2 * i;
+        s.camera = n.camera + i;
         s.seed = n.seed + i;
         s.position = n.position + i;
         s.time = n.time + i;
@@ -92,7 +93,8 @@ std::vector<Engine::Active> Engine::begin(const std::vector<size_t>& slots, cons
         Slot& s = slots_[slots[i]];
         if (*s.position == 0)
             throw std::invalid_argument("slot " + std::to_string(slots[i]) + ": expected a reset before the first step");
-        const Token act{ACT, actions[i], 0, static_cast<int32_t>(s.origin[0]), static_cast<int32_t>(s.origin[1]), *s.time};
+        const Token act{ACT, actions[i], static_cast<int32_t>(*s.camera), static_cast<int32_t>(s.origin[0]),
+                        static_cast<int32_t>(s.origin[1]), *s.time};
         steps.push_back({&s, slots[i], {}, {act}});
     }
     return steps;
@@ -249,6 +251,7 @@ void Engine::finish(Active& game) {
     s.pending_index = count - 1;
     s.origin[0] = end.x;
     s.origin[1] = end.y;
+    *s.camera = model_.config.grammar.camera(outcome.scroll_x, outcome.scroll_y);
     *s.position += static_cast<int64_t>(count);
     *s.since_keyframe += static_cast<int64_t>(count);
     ++*s.time;

@@ -15,7 +15,7 @@ struct Outcome {
 
 // Integers of every slot, shared with Python: (slots, n_cells), (slots, 2) and (slots).
 struct Integers {
-    int64_t *codes, *origin, *seed, *position, *time, *since_keyframe;
+    int64_t *codes, *origin, *camera, *seed, *position, *time, *since_keyframe;
 };
 
 struct Options {

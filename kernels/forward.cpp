@@ -63,10 +63,10 @@ void Forward::embed(const Token& t, float* out) const {
     const auto add = [&](int feature) { ops_.add(out, model_.small.data() + static_cast<size_t>(feature) * d, d); };
     for (int f : features) add(f);
     if (const int reach = model_.config.max_motion) {
-        // What repaints has the motion that no update can have, (0, 0).
+        // What repaints has the motion that no update can have, (0, 0); an action has the camera's.
         const int across = 2 * reach + 1, motion = t.kind == UPD && g.motion(t) >= 0 ? g.motion(t) : across * across / 2;
-        add(motion_x + motion % across);
-        add(motion_x + across + motion / across);
+        add(t.kind == ACT ? scroll_x + t.b % s : motion_x + motion % across);
+        add(t.kind == ACT ? scroll_y + t.b / s : motion_x + across + motion / across);
     }
     if (t.cell()) ops_.add(out, model_.code.data() + static_cast<size_t>(g.code(t)) * d, d);
 }

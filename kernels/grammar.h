@@ -28,7 +28,9 @@ struct Grammar {
     GAMEGEN_HD int32_t end_event() const { return n_events() - 1; }
     GAMEGEN_HD int32_t code(const Token& cell) const { return cell.b % n_codes; }
     GAMEGEN_HD int32_t motion(const Token& cell) const { return cell.b / n_codes - 1; }  // -1: repainted
-    GAMEGEN_HD int32_t still_event() const { return n_cells() + max_scroll * side() + max_scroll; }  // a scroll by (0, 0)
+    // How a step's scroll is told by the next action.
+    GAMEGEN_HD int32_t camera(int32_t dx, int32_t dy) const { return (dy + max_scroll) * side() + dx + max_scroll; }
+    GAMEGEN_HD int32_t still_event() const { return n_cells() + camera(0, 0); }  // a scroll by (0, 0)
 
     // Does a row (or column) of cells show a pixel, the origin on this axis being `origin`?
     GAMEGEN_HD bool shown(int32_t line, int32_t origin) const {

@@ -32,8 +32,9 @@ public:
             arrays_.push_back(array);
             return array.data();
         };
-        const Integers numbers{shared("codes", {slots, cells}), shared("origin", {slots, 2}), shared("seed", {slots}),
-                               shared("position", {slots}), shared("time", {slots}), shared("since_keyframe", {slots})};
+        const Integers numbers{shared("codes", {slots, cells}), shared("origin", {slots, 2}), shared("camera", {slots}),
+                               shared("seed", {slots}), shared("position", {slots}), shared("time", {slots}),
+                               shared("since_keyframe", {slots})};
         const Options options{slots, temperature, kv_bits == 16, arithmetic, isa, threads};
         const std::vector<float> table(gumbel_table.data(), gumbel_table.data() + 65536);
         const Tensors tensors = read_tensors(weights);

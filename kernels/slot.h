@@ -36,8 +36,8 @@ struct Stage {
 class Slot {
 public:
     // Shared with Python, one number or row per slot.
-    int64_t *codes = nullptr, *origin = nullptr, *seed = nullptr, *position = nullptr, *time = nullptr,
-            *since_keyframe = nullptr;
+    int64_t *codes = nullptr, *origin = nullptr, *camera = nullptr, *seed = nullptr, *position = nullptr,
+            *time = nullptr, *since_keyframe = nullptr;
 
     std::vector<int16_t> held;      // codes that the ring's tokens carry, -1 where none
     std::vector<Update> latest;     // at most REACH when a step begins, oldest first

@@ -263,10 +263,10 @@ def test_stream_carries_actions_rewards_and_ends(stream: Stream) -> None:
 def test_stream_obeys_the_grammar(which: str, request: pytest.FixtureRequest) -> None:
     stream: Stream = request.getfixturevalue(which)
     for clip in range(stream.n_clips):
-        rows, origin = [GRAMMAR.keyframe_tokens(stream.codes[clip], (0, 0), 0)], np.zeros(2, np.int32)
+        rows, origin, camera = [GRAMMAR.keyframe_tokens(stream.codes[clip], (0, 0), 0)], np.zeros(2, np.int32), None
         for time, step in enumerate(stream.steps(clip), 1):
-            rows.append(GRAMMAR.step_tokens(step, origin, time))
-            origin = GRAMMAR.move(origin, step.scroll)
+            rows.append(GRAMMAR.step_tokens(step, origin, time, camera))
+            origin, camera = GRAMMAR.move(origin, step.scroll), GRAMMAR.camera(*step.scroll)
         GRAMMAR.validate(np.concatenate(rows))
 
 

@@ -110,7 +110,7 @@ def test_stream_obeys_the_grammar(
     engine.reset(0, tile_map, seed=1)
     rows = [engine.grammar.keyframe_tokens(tile_map, (0, 0), 0)]
     for time, action in enumerate(ACTIONS):
-        origin = engine.origin[0].copy()
+        origin, camera = engine.origin[0].copy(), int(engine.camera[0])
         batch = engine.step([0], [action])
         step = Step(
             action,
@@ -120,7 +120,7 @@ def test_stream_obeys_the_grammar(
             int(batch.reward_class[0]),
             bool(batch.done[0]),
         )
-        rows.append(engine.grammar.step_tokens(step, origin, time))
+        rows.append(engine.grammar.step_tokens(step, origin, time, camera))
         assert batch.tokens[0] == len(rows[-1])
     engine.grammar.validate(np.concatenate(rows))
     if isinstance(engine, ReferenceEngine):

@@ -28,10 +28,10 @@ def example(grammar: Grammar) -> tuple[np.ndarray, list[Step]]:
         Step(62, (-3, 8), np.array([7, 288], np.int32), np.array([21, 1], np.int32), 2, False),
         Step(0, (0, 0), NONE, NONE, 0, True),
     ]
-    rows, origin = [grammar.keyframe_tokens(codes, (0, 0), 0)], np.zeros(2, np.int32)
+    rows, origin, camera = [grammar.keyframe_tokens(codes, (0, 0), 0)], np.zeros(2, np.int32), None
     for time, step in enumerate(steps, 1):
-        rows.append(grammar.step_tokens(step, origin, time))
-        origin = grammar.move(origin, step.scroll)
+        rows.append(grammar.step_tokens(step, origin, time, camera))
+        origin, camera = grammar.move(origin, step.scroll), grammar.camera(*step.scroll)
     return np.concatenate(rows), steps
 
 
@@ -126,10 +126,11 @@ def test_tokens_are_spelled_as_documented(grammar: Grammar) -> None:
     assert rows.dtype == np.int32
     assert rows[3].tolist() == [KEY, 3, 9, 0, 0, 0]
     assert rows[N:].tolist() == [
-        [ACT, 5, 0, 0, 0, 1], [UPD, 0, 9, 0, 0, 1], [UPD, 7, 8, 0, 0, 1], [UPD, 200, 7, 0, 0, 1], [END, 1, 0, 0, 0, 1],
-        [ACT, 62, 0, 0, 0, 2], [SCROLL, 5, 16, 65, 8, 2], [UPD, 7, 21, 65, 8, 2], [UPD, 288, 1, 65, 8, 2],
+        [ACT, 5, 144, 0, 0, 1], [UPD, 0, 9, 0, 0, 1], [UPD, 7, 8, 0, 0, 1], [UPD, 200, 7, 0, 0, 1],
+        [END, 1, 0, 0, 0, 1],
+        [ACT, 62, 144, 0, 0, 2], [SCROLL, 5, 16, 65, 8, 2], [UPD, 7, 21, 65, 8, 2], [UPD, 288, 1, 65, 8, 2],
         [END, 2, 0, 65, 8, 2],
-        [ACT, 0, 0, 65, 8, 3], [END, 0, 1, 65, 8, 3],
+        [ACT, 0, 16 * 17 + 5, 65, 8, 3], [END, 0, 1, 65, 8, 3],
     ]  # fmt: skip
 
 
@@ -177,7 +178,9 @@ VIOLATIONS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
     "unknown kind": (put(N, 0, 5), f"position {N}: expected KEY or ACT, got kind 5"),
     "no action": (lambda r: np.delete(r, N, 0), f"position {N}: expected KEY or ACT, got UPD"),
     "action": (put(N, 1, 63), f"position {N}: ACT action: expected 0..62, got 63"),
-    "action padding": (put(N, 2, 1), f"position {N}: ACT padding: expected 0..0, got 1"),
+    "camera range": (put(N, 2, 289), f"position {N}: ACT camera: expected 0..288, got 289"),
+    "camera of a still step": (put(N + 5, 2, 145), f"position {N + 5}: ACT camera: expected 144, got 145"),
+    "camera of a scroll": (put(N + 10, 2, 144), f"position {N + 10}: ACT camera: expected 277, got 144"),
     "step time": (put(N, 5, 2), f"position {N}: ACT time: expected 0 or 1, got 2"),
     "later step time": (put(N + 5, 5, 3), f"position {N + 5}: ACT time: expected 2, got 3"),
     "token time": (put(N + 2, 5, 2), f"position {N + 2}: UPD time: expected 1, got 2"),

@@ -68,10 +68,14 @@ def test_hidden_states_forget_what_leaves_the_window(small_map_config: ModelConf
     torch.testing.assert_close(after[0, reach + 1 :], hidden[0, reach + 1 :], atol=1e-5, rtol=0)
 
 
-def test_every_field_of_a_token_reaches_its_embedding(small_map_config: ModelConfig) -> None:
-    model = random_model(small_map_config)[1]
-    # kind -> columns that mean something (time is the rotary embedding's).
-    columns = {KEY: (1, 2, 3, 4), ACT: (1, 3, 4), SCROLL: (1, 2, 3, 4), UPD: (1, 2, 3, 4), END: (1, 2, 3, 4)}
+@pytest.mark.parametrize("max_motion", [0, 2])
+def test_every_field_of_a_token_reaches_its_embedding(small_map_config: ModelConfig, max_motion: int) -> None:
+    stream = dataclasses.replace(small_map_config.stream, max_motion=max_motion)
+    transformer = dataclasses.replace(small_map_config.transformer, pointer=True)
+    model = random_model(dataclasses.replace(small_map_config, stream=stream, transformer=transformer))[1]
+    # kind -> columns that mean something (time is the rotary embedding's). Models without motions know no camera.
+    act = (1, 2, 3, 4) if max_motion else (1, 3, 4)
+    columns = {KEY: (1, 2, 3, 4), ACT: act, SCROLL: (1, 2, 3, 4), UPD: (1, 2, 3, 4), END: (1, 2, 3, 4)}
     for kind, used in columns.items():
         row = torch.tensor([[kind, 1, 0, 4, 8, 3]])
         for column in range(1, 5):

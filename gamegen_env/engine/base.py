@@ -78,6 +78,7 @@ class Engine(ABC):
         n_cells = config.stream.n_cells
         self.codes = np.zeros((num_slots, n_cells), np.int64)
         self.origin = np.zeros((num_slots, 2), np.int64)
+        self.camera = np.full(num_slots, self.grammar.camera(0, 0), np.int64)  # how the last step moved it
         self.seed = np.zeros(num_slots, np.int64)
         self.position = np.zeros(num_slots, np.int64)  # tokens in the stream so far
         self.time = np.zeros(num_slots, np.int64)  # game steps since reset
@@ -100,6 +101,7 @@ class Engine(ABC):
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed: expected 0..2**63-1, got {seed}")
         self.codes[slot], self.origin[slot], self.seed[slot] = codes, 0, seed
+        self.camera[slot] = self.grammar.camera(0, 0)
         self.position[slot] = self.time[slot] = self.since_keyframe[slot] = 0
         self._clear(slot)
         self._keyframe(slot)
@@ -179,7 +181,7 @@ class Engine(ABC):
         if self.since_keyframe[slot] > self.config.updates_per_keyframe:
             self._keyframe(slot)
         origin, time = self.origin[slot], int(self.time[slot])
-        rows = self.grammar.step_tokens(step, origin, time)
+        rows = self.grammar.step_tokens(step, origin, time, int(self.camera[slot]))
         before = self.grammar.keyframe_tokens(self.codes[slot], origin, max(time - 1, 0))
         self.grammar.validate(np.concatenate([before, rows]))
         self._prefill(slot, rows.astype(np.int64))
@@ -228,6 +230,7 @@ class Engine(ABC):
         for slot, result in zip(slots, results, strict=True):
             self.codes[slot, result.cells] = result.codes
             self.origin[slot] = result.origin
+            self.camera[slot] = self.grammar.camera(*result.scroll.tolist())
             self.position[slot] += result.tokens
             self.since_keyframe[slot] += result.tokens
             self.time[slot] += 1
@@ -276,7 +279,7 @@ class Engine(ABC):
 
 
 BUILD = "Building it needs a C++20 compiler: `pip install -e .` in a clone."
-_INTEGERS = ("codes", "origin", "seed", "position", "time", "since_keyframe")
+_INTEGERS = ("codes", "origin", "camera", "seed", "position", "time", "since_keyframe")
 
 
 def make_engine(

@@ -167,9 +167,8 @@ class CachedEngine(Engine):
         return self._finish(slots, [results[slot] for slot in slots])
 
     def _start(self, decoding: Decoding, row: int, slot: int, action: int) -> None:
-        decoding.start(
-            row, slot, action, self.codes[slot], self.origin[slot], int(self.time[slot]), int(self.seed[slot])
-        )
+        integers = (int(x[slot]) for x in (self.time, self.seed))
+        decoding.start(row, slot, action, int(self.camera[slot]), self.codes[slot], self.origin[slot], *integers)
 
     def _forward(self, decoding: Decoding) -> Tensor:
         """Append the last token of every busy row; return hidden states (tile, d_model) of the first rows."""

@@ -54,11 +54,11 @@ class Decoding:
         self.updates: list[list[tuple[int, int, int]]] = [[] for _ in range(rows)]
 
     def start(
-        self, row: int, slot: int, action: int, codes: np.ndarray, origin: np.ndarray, time: int, seed: int
+        self, row: int, slot: int, action: int, camera: int, codes: np.ndarray, origin: np.ndarray, time: int, seed: int
     ) -> None:
-        """Begin a step: its first token is ACT."""
+        """Begin a step: its first token is ACT; camera: how the step before moved it."""
         self.slot[row], self.seed[row], self.codes[row], self.before[row] = slot, seed, codes, codes
-        self.token[row] = (ACT, action, 0, *origin, time)
+        self.token[row] = (ACT, action, camera, *origin, time)
         self.count[row], self.scroll[row], self.updates[row] = 1, 0, []
 
     def result(self, row: int) -> Decoded:

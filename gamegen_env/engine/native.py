@@ -110,7 +110,7 @@ class NativeEngine(Engine):
         weights = {name: tensor.contiguous().numpy() for name, tensor in transformer.state_dict().items()}
         if self.motions is not None:
             weights["patches"] = self.motions.patches.astype(np.float32)
-        shared = ("codes", "origin", "seed", "position", "time", "since_keyframe")
+        shared = ("codes", "origin", "camera", "seed", "position", "time", "since_keyframe")
         return numbers, weights, {name: getattr(self, name) for name in shared}, gumbel_table().numpy()
 
     @property
@@ -168,7 +168,8 @@ class NativeEngine(Engine):
         """Refuse numbers that no slot can have: in C++ they would be addresses."""
         size, many = self.grammar.size, 2**31 - 1
         limits = {
-            "codes": self.config.tokenizer.codebook_size - 1, "origin": size - 1, "seed": 2**63 - 1,
+            "codes": self.config.tokenizer.codebook_size - 1, "origin": size - 1,
+            "camera": self.grammar.n_scrolls - 1, "seed": 2**63 - 1,
             "position": 2**62, "time": many, "since_keyframe": many,
         }  # fmt: skip
         for name, limit in limits.items():

@@ -61,15 +61,17 @@ def _keyframe(codes: np.ndarray, origin: np.ndarray, time: int, grammar: Grammar
 
 
 def _steps(
-    stream: Stream, start: int, stop: int, codes: np.ndarray, origin: np.ndarray, time: int, grammar: Grammar
-) -> tuple[_Piece, np.ndarray, np.ndarray]:
-    """Tokens of steps [start, stop), and the map and origin after them."""
+    stream: Stream, start: int, stop: int, codes: np.ndarray, origin: np.ndarray, before: np.ndarray, time: int,
+    grammar: Grammar,
+) -> tuple[_Piece, np.ndarray, np.ndarray]:  # fmt: skip
+    """Tokens of steps [start, stop), the scroll before them being `before` (2,), and the map and origin after them."""
     first, last = int(stream.update_ptr[start]), int(stream.update_ptr[stop])
     counts = np.diff(stream.update_ptr[start : stop + 1]).astype(np.int64)
     scroll = stream.scroll[start:stop].astype(np.int64)
     scrolled = scroll.any(1)
     origins = (origin + np.cumsum(scroll, 0)) % grammar.size
-    before = np.concatenate([origin[None], origins[:-1]])
+    begun = np.concatenate([origin[None], origins[:-1]])
+    camera = np.concatenate([before[None], scroll[:-1]])
     lengths = 2 + scrolled + counts
     begin = np.concatenate([[0], np.cumsum(lengths)])
     n = int(begin[-1])
@@ -79,8 +81,8 @@ def _steps(
     rows[:, 5] = time + step_of
 
     act, end = begin[:-1], begin[1:] - 1
-    rows[act, 0], rows[act, 1], rows[act, 2] = ACT, stream.action[start:stop], 0
-    rows[act, 3:5] = before
+    rows[act, 0], rows[act, 1], rows[act, 2] = ACT, stream.action[start:stop], grammar.camera(*camera.T)
+    rows[act, 3:5] = begun
     at_scroll = act[scrolled] + 1
     rows[at_scroll, 0] = SCROLL
     rows[at_scroll, 1:3] = scroll[scrolled] + grammar.max_scroll
@@ -195,7 +197,8 @@ class Sampler:
                 stop = min(stop, step + 1 + int(np.searchsorted(np.cumsum(lengths), self.sequence - size)))
                 stop = min(stop, last)
                 pieces.append(_keyframe(codes, origin, max(time - 1, 0), self.grammar))
-                piece, codes, origin = _steps(stream, step, stop, codes, origin, time, self.grammar)
+                before = stream.scroll[step - 1].astype(np.int64) if step > start else np.zeros(2, np.int64)
+                piece, codes, origin = _steps(stream, step, stop, codes, origin, before, time, self.grammar)
                 pieces.append(piece)
                 size += len(codes) + len(piece.rows)
                 time += stop - step

@@ -301,8 +301,8 @@ std::vector<Outcome> Engine::step(const std::vector<size_t>& slots, const std::v
     Integers& n = p.integers;
     for (size_t i = 0; i < slots.size(); ++i) {
         const size_t s = slots[i];
-        w.requests[i] = {static_cast<int>(s), actions[i], static_cast<int>(n.origin[2 * s]), static_cast<int>(n.origin[2 * s + 1]),
-                         n.seed[s], n.position[s], n.time[s]};
+        w.requests[i] = {static_cast<int>(s), actions[i], static_cast<int>(n.camera[s]), static_cast<int>(n.origin[2 * s]),
+                         static_cast<int>(n.origin[2 * s + 1]), n.seed[s], n.position[s], n.time[s]};
         if (!p.stale[s]) continue;
         const std::vector<int32_t> codes(n.codes + s * n_cells, n.codes + (s + 1) * n_cells);
         p.memory.put(w.codes + s * n_cells, codes.data(), n_cells);
@@ -323,6 +323,7 @@ std::vector<Outcome> Engine::step(const std::vector<size_t>& slots, const std::v
         }
         n.origin[2 * s] = a.x;
         n.origin[2 * s + 1] = a.y;
+        n.camera[s] = w.config.grammar.camera(a.scroll_x, a.scroll_y);
         n.position[s] += a.tokens;
         n.since_keyframe[s] += a.tokens;
         ++n.time[s];

@@ -261,7 +261,7 @@ DEVICE void embed_row(const View& w, int row) {
         features[1] = t.kind == ACT ? direction + t.a % N_DIRECTIONS : t.kind == SCROLL ? scroll + t.a : reward + t.a;
         features[2] = t.kind == ACT ? button + t.a / N_DIRECTIONS : t.kind == SCROLL ? scroll + s + t.b : reward + 3 + t.b;
     }
-    // What repaints has the motion that no update can have, (0, 0).
+    // What repaints has the motion that no update can have, (0, 0); an action has the camera's.
     const int reach = w.config.max_motion, across = 2 * reach + 1, moved = t.kind == UPD && g.motion(t) >= 0 ? g.motion(t) : across * across / 2;
     const int thread = static_cast<int>(thread_index());
     for (int i = thread; i < d; i += static_cast<int>(block_size())) {
@@ -269,8 +269,8 @@ DEVICE void embed_row(const View& w, int row) {
         const auto add = [&](int feature) { sum += w.small[static_cast<size_t>(feature) * d + i]; };
         for (int f : features) add(f);
         if (reach) {
-            add(motion + moved % across);
-            add(motion + across + moved / across);
+            add(t.kind == ACT ? scroll + t.b % s : motion + moved % across);
+            add(t.kind == ACT ? scroll + s + t.b / s : motion + across + moved / across);
         }
         if (t.cell()) sum += w.code[static_cast<size_t>(g.code(t)) * d + i];
         w.x[row * d + i] = sum;

@@ -21,7 +21,7 @@ DEVICE void start(const View& w, const Request& r) {
     live.seed = r.seed;
     live.position = r.position;
     live.time = r.time;
-    live.last = {ACT, r.action, 0, r.origin_x, r.origin_y, r.time};
+    live.last = {ACT, r.action, r.camera, r.origin_x, r.origin_y, r.time};
     live.count = 1;
     live.scroll_x = live.scroll_y = live.n_updates = 0;
 }

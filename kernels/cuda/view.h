@@ -61,7 +61,7 @@ struct Live {
 // --- Between host and device: in host memory that kernels read and write where it lies ---
 
 struct Request {  // of one slot's step
-    int slot, action, origin_x, origin_y;
+    int slot, action, camera, origin_x, origin_y;
     int64_t seed, position, time;
 };
 struct Answer {
