@@ -21,7 +21,7 @@ from gamegen_env.config import ModelConfig
 from gamegen_env.scroll import find_scrolls
 from gamegen_env.stream import Grammar
 
-RULES_VERSION = 5  # of what the encoder decides: raise it with every change, streams kept from before are then not used
+RULES_VERSION = 6  # of what the encoder decides: raise it with every change, streams kept from before are then not used
 WRONG_CODE, AFTER_DROP = 1, 2  # bits of an update's flag
 SCROLL_GUESSES = 5
 # A scroll must save so many updates, and such a share of them. Measured: to save only 3 lets
@@ -33,6 +33,7 @@ SCROLL_GAIN, SCROLL_SHARE = 8, 0.05
 # error. Measured at 1, 2, 4 and 8 tolerances: a game of flat colours moves in 19, 8, 3 and 0 % of its updates and gains
 # 0.6 to 0 dB, which is little for one more thing to foretell; a strange body in 82, 82, 82 and 43 %, and 10 to 2 dB.
 MOTION_MISS, MOTION_GAIN = 4, 0.7
+MOTION_SLACK = 1.5  # how much worse than its best motion, if that misses the tolerance, a cell may take the others'
 CACHE_BITS = 16  # measured on Procgen, four times as many patches are found 1 to 5 % more often
 
 
@@ -192,9 +193,11 @@ class ClosedLoop:
         whole = self.n_shown[origin[:, 1], y] * self.n_shown[origin[:, 0], x] == c * c
         tried = (whole & (missed > MOTION_MISS * self.limit / 3)).nonzero()[0]
         if len(tried):
-            found, error = motions.search(self.canvas.pixels, slot[tried], cell[tried], wanted[tried])
-            better = tried[error <= MOTION_GAIN * missed[tried]]
-            motion[better] = found[error <= MOTION_GAIN * missed[tried]]
+            error = motions.errors(self.canvas.pixels, slot[tried], cell[tried], wanted[tried])
+            good = np.maximum(self.limit / 3, MOTION_SLACK * error[:, motions.nearest_first].min(1))
+            allowed = error <= np.minimum(good, MOTION_GAIN * missed[tried])[:, None]
+            motion[tried] = motions.agreed(allowed, row[tried])
+            better = (motion >= 0).nonzero()[0]
             code = code.copy()
             code[better] = motions.moved_codes(self.canvas.codes[slot[better]], cell[better], motion[better])
         return code, motion

@@ -67,13 +67,10 @@ class Motions:
         distance = self._square - 2 * (patch.reshape(len(cells), 3 * c * c).astype(np.float32) @ self._flat.T)
         return distance.argmin(1).astype(np.int32)
 
-    def search(
-        self, pixels: np.ndarray, slots: np.ndarray, cells: np.ndarray, wanted: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the motion that brings each cell nearest to a patch, the shortest of equals.
+    def errors(self, pixels: np.ndarray, slots: np.ndarray, cells: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """Return how far each motion would leave each cell from a patch: mean squares (k, n_motions) float32.
 
-        Args:    pixels: (B, M * c, M * c, 3) uint8 before the step; slots, cells: (k,); wanted: (k, c, c, 3) uint8.
-        Returns: motions (k,) int64 and their mean squared errors (k,) float32.
+        Args: pixels: (B, M * c, M * c, 3) uint8 before the step; slots, cells: (k,); wanted: (k, c, c, 3) uint8.
         """
         k, c, reach = len(cells), self.cell_size, self.reach
         near = np.arange(-reach, c + reach)
@@ -85,5 +82,26 @@ class Motions:
         views = views[:, ::-1, ::-1].reshape(k, len(self.vectors), 3 * c * c).astype(np.float32)
         goal = wanted.transpose(0, 3, 1, 2).reshape(k, 3 * c * c, 1).astype(np.float32)
         error = np.square(views).sum(2) - 2 * (views @ goal)[:, :, 0] + np.square(goal).sum(1)
-        best: np.ndarray = self.nearest_first[error[:, self.nearest_first].argmin(1)]
-        return best, error[np.arange(k), best] / goal.shape[1]
+        return np.asarray(error / goal.shape[1], np.float32)
+
+    def agreed(self, allowed: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """Let the cells of a group move with as few motions as can be: -1 where none is allowed.
+
+        The motion that most of them may take is theirs, the shortest of equals, then that of most of the others, and
+        so on: things move as a whole, and where any motion would do, in a surface of one colour, none must be guessed.
+
+        Args:    allowed: (k, n_motions) bool; groups: (k,) integer >= 0, such as the slot.
+        Returns: (k,) int64.
+        """
+        chosen = np.full(len(groups), -1, np.int64)
+        allowed = allowed[:, self.nearest_first]
+        _, group = np.unique(groups, return_inverse=True)
+        waiting = np.flatnonzero(allowed.any(1))
+        while len(waiting):
+            votes = np.zeros((group.max() + 1, allowed.shape[1]), np.int64)
+            np.add.at(votes, group[waiting], allowed[waiting])
+            common = votes.argmax(1)[group[waiting]]
+            takes = allowed[waiting, common]
+            chosen[waiting[takes]] = self.nearest_first[common[takes]]
+            waiting = waiting[~takes]
+        return chosen

@@ -135,19 +135,34 @@ def test_the_code_of_what_moved_looks_most_like_it(small: ModelConfig, patches: 
         assert code == distance.argmin()
 
 
-def test_the_search_finds_the_motion_and_the_shortest_of_equals(small: ModelConfig, patches: np.ndarray) -> None:
+def test_errors_are_least_for_the_motion_that_brought_a_patch(small: ModelConfig, patches: np.ndarray) -> None:
     motions = Motions(small, patches)
     rng = np.random.default_rng(3)
     pixels = rng.integers(0, 256, (3, 20, 20, 3)).astype(np.uint8)
     slots, cells = rng.integers(0, 3, 30), rng.integers(0, 25, 30)
     chosen = rng.choice(np.delete(np.arange(49), motions.stay), 30)
     wanted = motions.moved_pixels(pixels, slots, cells, chosen)
-    found, error = motions.search(pixels, slots, cells, wanted)
-    assert np.array_equal(found, chosen)
-    assert (error == 0).all()
-    flat = np.full((1, 20, 20, 3), 9, np.uint8)
-    found, _ = motions.search(flat, np.array([0]), np.array([12]), flat[:, :4, :4])
-    assert np.abs(motions.vectors[found[0]]).sum() == 1  # all are right; to stand still is none of them
+    error = motions.errors(pixels, slots, cells, wanted)
+    assert error.shape == (30, 49)
+    assert np.array_equal(error.argmin(1), chosen)
+    assert (error[np.arange(30), chosen] == 0).all()
+    there = motions.moved_pixels(pixels, slots, cells, np.full(30, 5)).astype(float)
+    assert np.allclose(error[:, 5], np.square(there - wanted).mean((1, 2, 3)), rtol=1e-4)
+
+
+def test_cells_of_a_group_agree_on_as_few_motions_as_can_be(small: ModelConfig, patches: np.ndarray) -> None:
+    motions = Motions(small, patches)
+    far, left, up = (int(np.flatnonzero((motions.vectors == v).all(1))[0]) for v in ([3, 3], [-1, 0], [0, -1]))
+    allowed = np.zeros((8, 49), bool)
+    allowed[[0, 1, 2], far] = True  # group 7: three cells may move far, the first and a fourth also by one
+    allowed[[0, 3], left] = True
+    allowed[5, [far, left, motions.stay]] = True  # group 2: each is allowed as often, the shortest wins
+    allowed[6, motions.stay] = True  # to stay is no motion
+    allowed[7, [left, up]] = True
+    groups = np.array([7, 7, 7, 7, 7, 2, 2, 4])
+    shortest = next(int(m) for m in motions.nearest_first if m in (left, up))
+    assert motions.agreed(allowed, groups).tolist() == [far, far, far, left, -1, left, -1, shortest]
+    assert motions.agreed(allowed[:0], groups[:0]).shape == (0,)
 
 
 def test_patches_of_another_shape_are_refused(small: ModelConfig) -> None:
