@@ -197,7 +197,7 @@ def encode_clips(
         if len(free):
             clip[free] = np.arange(started, started + len(free))
             started += len(free)
-            loop.canvas.reset(free, np.stack([frames[i][0] for i in clip[free]]))
+            loop.start(free, np.stack([frames[i][0] for i in clip[free]]))
             codes[clip[free]] = loop.canvas.codes[free]
             if player is not None:
                 player.start(free, clip[free], loop.canvas.codes[free])

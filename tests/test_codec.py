@@ -204,6 +204,16 @@ def test_a_moving_sprite_does_not_mislead_the_camera(coder: PatchTable) -> None:
         assert not encode([frames], coder).scroll.any()
 
 
+def test_a_camera_in_motion_goes_on_where_little_tells_of_it() -> None:
+    world = np.full((204, 204, 3), (30, 40, 50), np.uint8)
+    world[80:104, 72:96] = landscape(6)[80:104, 72:96]  # sets the camera in motion, and is out of sight after 16 steps
+    world[64:72, 150:154] = world[112:120, 150:154] = (250, 250, 250)  # eight cells at most change when it moves on
+    frames = np.stack([world[60:124, x : x + 64] for x in range(64, 138, 2)])
+    table = PatchTable(frames, 8000)
+    assert encode([frames], table).scroll.tolist() == [[2, 0]] * 36
+    assert not encode([frames[17:]], table).scroll.any()  # and does not begin to
+
+
 def test_find_scrolls_names_the_true_movement_first() -> None:
     for move in [(8, -8), (-8, 8), (1, 0), (0, -5), (-3, 7)]:
         before, after = panning(11, [move])
