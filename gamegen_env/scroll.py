@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-POINT_SPACING = 3  # pixels between sample points; odd, so that no regular texture hides between them
+POINT_SPACING = 5  # pixels between sample points; odd, so that no regular texture hides between them
 SAME = 12  # brightness difference, of 255, that still counts as the same
 
 
