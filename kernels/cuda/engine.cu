@@ -208,18 +208,19 @@ void Engine::Parts::decide(unsigned rows) {
 
 void Engine::Parts::record(bool device_loops) {
     const auto slots = static_cast<unsigned>(w.slots), heads = static_cast<unsigned>(w.layer_heads);
-    stepping = std::make_unique<Loop>(
-        stream, device_loops, &w.mail->playing, [&](Condition more) { LAUNCH(stream, next_pass, 1, 32, w, more, true); },
-        [&](Condition more) {
-            forward(2 * slots);
-            decide(2 * slots);
-            LAUNCH(stream, next_pass, 1, 32, w, more, false);
-        },
-        [&] {
-            LAUNCH(stream, commit, dim3(slots, heads), 64, w);
-            LAUNCH(stream, answer, 1, 32, w);
-            LAUNCH(stream, finish, slots, REACH, w, true);
-        });
+    if (!staying)  // else one kernel decodes a step
+        stepping = std::make_unique<Loop>(
+            stream, device_loops, &w.mail->playing, [&](Condition more) { LAUNCH(stream, next_pass, 1, 32, w, more, true); },
+            [&](Condition more) {
+                forward(2 * slots);
+                decide(2 * slots);
+                LAUNCH(stream, next_pass, 1, 32, w, more, false);
+            },
+            [&] {
+                LAUNCH(stream, commit, dim3(slots, heads), 64, w);
+                LAUNCH(stream, answer, 1, 32, w);
+                LAUNCH(stream, finish, slots, REACH, w, true);
+            });
     knowing = std::make_unique<Loop>(
         stream, device_loops, &w.mail->playing, [&](Condition more) { LAUNCH(stream, next_known, 1, 32, w, more, true); },
         [&](Condition more) {
@@ -267,8 +268,8 @@ Engine::Engine(const Config& config, const Tensors& tensors, Precision precision
         throw std::runtime_error("cuda: expected driver and toolkit 12.4 or later for a loop on the device, got older ones");
     parts_ = std::make_unique<Parts>(config, tensors, precision, integers);
     parts_->allocate(slots, temperature, gumbel);
-    parts_->record(can && turns != Turns::BY_HOST);
     if (turns == Turns::PERSISTENT) parts_->prepare_to_stay();
+    parts_->record(can && turns != Turns::BY_HOST);
 }
 Engine::~Engine() = default;
 size_t Engine::size() const { return static_cast<size_t>(parts_->w.slots); }
