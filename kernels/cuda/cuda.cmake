@@ -2,7 +2,7 @@
 # Domains of their own: in one process, in the tests, both have the same C++ types.
 set(cuda_sources ${here}/cuda/module.cpp ${here}/cuda/module_checks.cpp ${here}/cuda/module_canvas.cpp ${here}/model.cpp
                  ${here}/cells.cpp)
-set(kernel_sources engine checks canvas)  # .cu files
+set(kernel_sources engine snapshot checks canvas)  # .cu files
 option(GAMEGEN_SIMT "the CUDA engine emulated on the host, for tests" OFF)
 set(GAMEGEN_CUDA AUTO CACHE STRING "the CUDA engine, with nvcc: ON, OFF, or AUTO, if it works here")
 set(GAMEGEN_CUDA_ARCHS 80 86 89 90 100 120 CACHE STRING "GPU architectures")

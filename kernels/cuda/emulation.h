@@ -137,9 +137,9 @@ template <class Fn> void meet(const char* what, Fn together) {
         ++w.epoch;
         return;
     }
-    Fiber& f = m.fiber();
-    f.at_warp = true;
-    f.warp_epoch = w.epoch;
+    Thread& x = m.thread();
+    x.at_warp = true;
+    x.warp_epoch = w.epoch;
     wait(m);
 }
 inline void meet(const char* what) {
@@ -171,18 +171,18 @@ inline void block_sync() {
         ++b.epoch;
         return;
     }
-    m.fiber().at_block = true;
-    m.fiber().block_epoch = b.epoch;
+    m.thread().at_block = true;
+    m.thread().block_epoch = b.epoch;
     simt::wait(m);
 }
 inline unsigned add_release(unsigned* to, unsigned n) { return std::exchange(*to, *to + n); }
 inline void wait_acquire(const unsigned* word, unsigned mask, unsigned value) {
     if ((*word & mask) != value) return;
     simt::Machine& m = simt::machine();
-    simt::Fiber& f = m.fiber();
-    f.word = word;
-    f.mask = mask;
-    f.value = value;
+    simt::Thread& x = m.thread();
+    x.word = word;
+    x.mask = mask;
+    x.value = value;
     simt::wait(m);
 }
 inline void warp_sync() { simt::meet("warp_sync"); }

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "graph.h"
+#include "parts.h"
 #include "persistent.cuh"
 #include "weights.h"
 
@@ -14,33 +14,6 @@ constexpr double TAU = 6.283185307179586476925;
 constexpr unsigned ENOUGH_BLOCKS = 128;  // of attention; with fewer, heads do not share loads: they would leave the GPU idle
 
 }  // namespace
-
-struct Engine::Parts {
-    Model model;
-    Integers integers;
-    Stream stream;
-    Memory memory{stream};
-    std::vector<LayerView> layers;
-    View w{};
-    Stay stay{};
-    void (*step_kernel)(View, Stay) = nullptr;  // that stays for a step, of so many blocks; 0: a step is a graph
-    unsigned staying = 0;
-    std::unique_ptr<Loop> stepping, knowing;
-    std::vector<char> pending, stale;  // slots whose END is not yet in the ring; whose codes the device does not have
-    int64_t passes = 0;
-
-    Parts(const Config& config, const Tensors& tensors, Precision precision, const Integers& n) : model(config, tensors, precision), integers(n) {}
-
-    void allocate(size_t slots, float temperature, const std::vector<float>& gumbel);
-    ByteRows byte_rows(size_t rows);
-    void record(bool device_loops);
-    void prepare_to_stay();
-    void decode();
-    void forward(unsigned rows);
-    void decide(unsigned rows);
-    void times(const int* count, unsigned rows, const LinearView& m, float* out, int stride, bool add);
-    void settle(size_t slot);
-};
 
 void Engine::Parts::allocate(size_t slots, float temperature, const std::vector<float>& gumbel) {
     const Config& c = model.config;
@@ -208,18 +181,19 @@ void Engine::Parts::decide(unsigned rows) {
 
 void Engine::Parts::record(bool device_loops) {
     const auto slots = static_cast<unsigned>(w.slots), heads = static_cast<unsigned>(w.layer_heads);
-    stepping = std::make_unique<Loop>(
-        stream, device_loops, &w.mail->playing, [&](Condition more) { LAUNCH(stream, next_pass, 1, 32, w, more, true); },
-        [&](Condition more) {
-            forward(2 * slots);
-            decide(2 * slots);
-            LAUNCH(stream, next_pass, 1, 32, w, more, false);
-        },
-        [&] {
-            LAUNCH(stream, commit, dim3(slots, heads), 64, w);
-            LAUNCH(stream, answer, 1, 32, w);
-            LAUNCH(stream, finish, slots, REACH, w, true);
-        });
+    if (!staying)  // else one kernel decodes a step
+        stepping = std::make_unique<Loop>(
+            stream, device_loops, &w.mail->playing, [&](Condition more) { LAUNCH(stream, next_pass, 1, 32, w, more, true); },
+            [&](Condition more) {
+                forward(2 * slots);
+                decide(2 * slots);
+                LAUNCH(stream, next_pass, 1, 32, w, more, false);
+            },
+            [&] {
+                LAUNCH(stream, commit, dim3(slots, heads), 64, w);
+                LAUNCH(stream, answer, 1, 32, w);
+                LAUNCH(stream, finish, slots, REACH, w, true);
+            });
     knowing = std::make_unique<Loop>(
         stream, device_loops, &w.mail->playing, [&](Condition more) { LAUNCH(stream, next_known, 1, 32, w, more, true); },
         [&](Condition more) {
@@ -267,20 +241,13 @@ Engine::Engine(const Config& config, const Tensors& tensors, Precision precision
         throw std::runtime_error("cuda: expected driver and toolkit 12.4 or later for a loop on the device, got older ones");
     parts_ = std::make_unique<Parts>(config, tensors, precision, integers);
     parts_->allocate(slots, temperature, gumbel);
-    parts_->record(can && turns != Turns::BY_HOST);
     if (turns == Turns::PERSISTENT) parts_->prepare_to_stay();
+    parts_->record(can && turns != Turns::BY_HOST);
 }
 Engine::~Engine() = default;
 size_t Engine::size() const { return static_cast<size_t>(parts_->w.slots); }
 size_t Engine::bytes() const { return parts_->memory.total(); }
 int64_t Engine::passes() const { return parts_->passes; }
-
-void Engine::clear(size_t slot) {
-    const Config& c = parts_->model.config;
-    const size_t groups = 2 * c.n_layers * c.n_kv_heads * c.window;
-    load(slot, {std::vector<uint8_t>(groups * 32), std::vector<uint16_t>(groups * 2), std::vector<int16_t>(c.window, -1),
-                std::vector<int64_t>(REACH * 3, -1), std::vector<float>(REACH * MOTION)});
-}
 
 void Engine::prefill(size_t slot, const std::vector<Token>& tokens) {
     Parts& p = *parts_;
@@ -332,75 +299,6 @@ std::vector<Outcome> Engine::step(const std::vector<size_t>& slots, const std::v
         outcomes.push_back(std::move(o));
     }
     return outcomes;
-}
-
-static size_t byte_at(bool value, size_t place, size_t i) {
-    return value ? place / 4 * 128 + i * 4 + place % 4 : place / 16 * 512 + i / 4 * 64 + place % 16 * 4 + i % 4;
-}
-
-Context Engine::save(size_t slot) {
-    Parts& p = *parts_;
-    p.settle(slot);
-    const View& w = p.w;
-    const auto heads = static_cast<size_t>(w.layer_heads), places = static_cast<size_t>(w.places), window = w.config.window;
-    std::vector<uint8_t> bytes(heads * places * 32);
-    std::vector<uint16_t> scales(heads * places * 4);
-    p.memory.get(scales.data(), w.scales + slot * scales.size(), scales.size());
-    Context c;
-    for (size_t which = 0; which < 2; ++which) {
-        p.memory.get(bytes.data(), (which ? w.v : w.k) + slot * bytes.size(), bytes.size());
-        for (size_t h = 0; h < heads; ++h)
-            for (size_t place = 0; place < window; ++place) {
-                for (size_t i = 0; i < 32; ++i) c.nibbles.push_back(bytes[h * places * 32 + byte_at(which, place, i)]);
-                for (size_t i = 0; i < 2; ++i) c.scale_minimum.push_back(scales[(h * 4 + 2 * which + i) * places + place]);
-            }
-    }
-    c.held.resize(window);
-    p.memory.get(c.held.data(), w.held + slot * window, window);
-    c.latest_rows.assign(REACH * 3, -1);
-    c.latest_motion.assign(REACH * MOTION, 0);
-    std::vector<Latest> latest(REACH);
-    p.memory.get(latest.data(), w.latest + slot * static_cast<size_t>(w.max_latest), REACH);
-    Live l;
-    p.memory.get(&l, w.live + slot, 1);
-    for (size_t i = 0; i < static_cast<size_t>(l.n_latest); ++i) {
-        c.latest_rows[3 * i] = latest[i].position;
-        c.latest_rows[3 * i + 1] = latest[i].cell;
-        c.latest_rows[3 * i + 2] = latest[i].time;
-        std::copy_n(latest[i].motion, MOTION, c.latest_motion.begin() + static_cast<int64_t>(i * MOTION));
-    }
-    return c;
-}
-
-void Engine::load(size_t slot, const Context& c) {
-    Parts& p = *parts_;
-    const View& w = p.w;
-    const auto heads = static_cast<size_t>(w.layer_heads), places = static_cast<size_t>(w.places), window = w.config.window;
-    std::vector<uint8_t> bytes(heads * places * 32);
-    std::vector<uint16_t> scales(heads * places * 4);
-    for (size_t which = 0; which < 2; ++which) {
-        for (size_t h = 0; h < heads; ++h)
-            for (size_t place = 0; place < window; ++place) {
-                const size_t group = (which * heads + h) * window + place;
-                for (size_t i = 0; i < 32; ++i) bytes[h * places * 32 + byte_at(which, place, i)] = c.nibbles[group * 32 + i];
-                for (size_t i = 0; i < 2; ++i) scales[(h * 4 + 2 * which + i) * places + place] = c.scale_minimum[group * 2 + i];
-            }
-        p.memory.put((which ? w.v : w.k) + slot * bytes.size(), bytes.data(), bytes.size());
-    }
-    p.memory.put(w.scales + slot * scales.size(), scales.data(), scales.size());
-    p.memory.put(w.held + slot * window, c.held.data(), window);
-    std::vector<Latest> latest;
-    for (size_t i = 0; i < REACH && c.latest_rows[3 * i] >= 0; ++i) {
-        Latest u{c.latest_rows[3 * i], c.latest_rows[3 * i + 2], static_cast<int>(c.latest_rows[3 * i + 1]), {}};
-        std::copy_n(c.latest_motion.begin() + static_cast<int64_t>(i * MOTION), MOTION, u.motion);
-        latest.push_back(u);
-    }
-    p.memory.put(w.latest + slot * static_cast<size_t>(w.max_latest), latest.data(), latest.size());
-    Live l{};
-    l.n_latest = static_cast<int>(latest.size());
-    p.memory.put(w.live + slot, &l, 1);
-    p.pending[slot] = false;
-    p.stale[slot] = true;
 }
 
 }  // namespace gamegen::cuda

@@ -94,15 +94,16 @@ DEVICE void put_tiles(const int (&sums)[4][4], const Place& p, SHARED_ARRAY(int,
     for (int t = 0; t < 4; ++t)
         for (int i = 0; i < 4; ++i) box[at + sum_at(p.group + i / 2 * 8, 4 * (2 * p.quad + i % 2) + t)] = sums[t][i];
 }
-// The same of sums over a lane's own fours, rows by outputs: added over the quads first.
-DEVICE void put_few(int (&sums)[FEW_ROWS][4], int rows, const Place& p, SHARED_ARRAY(int, box), int at) {
+// The same of sums over a lane's own fours, rows by outputs: added over the quads first. A quad gives away the outputs that
+// are not its own, two and then one, so that three exchanges add four numbers.
+DEVICE void put_few(const int (&sums)[FEW_ROWS][4], int rows, const Place& p, SHARED_ARRAY(int, box), int at) {
+    const bool upper = p.quad & 2, odd = p.quad & 1;
     for (int r = 0; r < FEW_ROWS; ++r) {
         if (r >= rows) break;
-        for (int o = 0; o < 4; ++o) {
-            sums[r][o] += shuffle_xor(sums[r][o], 1);
-            sums[r][o] += shuffle_xor(sums[r][o], 2);
-            if (p.quad == 0) box[at + sum_at(r, 4 * p.group + o)] = sums[r][o];
-        }
+        const int(&s)[4] = sums[r];
+        const int even = (upper ? s[2] : s[0]) + shuffle_xor(upper ? s[0] : s[2], 2);
+        const int uneven = (upper ? s[3] : s[1]) + shuffle_xor(upper ? s[1] : s[3], 2);
+        box[at + sum_at(r, 4 * p.group + p.quad)] = (odd ? uneven : even) + shuffle_xor(odd ? even : uneven, 1);
     }
 }
 DEVICE Quad load_row(const int8_t* x, int at, bool there) { return there ? load16(x + at) : Quad{}; }

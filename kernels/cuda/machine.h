@@ -63,21 +63,29 @@ struct Storage {
 using Jump = void* [5];
 #define SIMT_SWITCH [[gnu::noinline, gnu::no_sanitize_address]]
 
-// A thread of a block. Its stack is used by block after block.
+// A stack, on which one thread after another runs.
 struct Fiber {
-    ucontext_t start;
     Jump resume;
+    bool started = false;
     std::unique_ptr<char[]> stack{new char[STACK]};
-    bool started = false, done = true, at_block = false, at_warp = false;
-    uint64_t block_epoch = 0;
+    ucontext_t context;
+};
+
+// A thread of a block.
+struct Thread {
+    Fiber* fiber = nullptr;  // from when it begins until it ends
+    bool done = true, at_block = false, at_warp = false;
     uint32_t warp_epoch = 0;  // waits until the warp's epoch passes this
+    uint64_t block_epoch = 0;
     const unsigned* word = nullptr;  // waits while (*word & mask) == value
     unsigned mask = 0, value = 0;
+
+    bool begins() const { return !done && !fiber; }
 };
 
 // What a block runs in; blocks that do not run at the same time share the first one.
 struct Block {
-    std::vector<std::unique_ptr<Fiber>> fibers;
+    std::vector<Thread> all;
     std::vector<Warp> warps;
     std::vector<std::unique_ptr<Storage>> shared;
     dim3 index;
@@ -85,29 +93,26 @@ struct Block {
     uint64_t epoch = 0, first_epoch = 0;  // of the block; of its beginning
 
     bool runs(unsigned t) const {
-        const Fiber& f = *fibers[t];
-        return !f.done && !(f.at_block && f.block_epoch == epoch) && !(f.at_warp && f.warp_epoch == warps[t / WARP].epoch) &&
-               !(f.word && (*f.word & f.mask) == f.value);
+        const Thread& x = all[t];
+        return !x.done && !(x.at_block && x.block_epoch == epoch) && !(x.at_warp && x.warp_epoch == warps[t / WARP].epoch) &&
+               !(x.word && (*x.word & x.mask) == x.value);
     }
     void begin(dim3 at, unsigned n) {
         index = at;
         threads = n;
         arrived = 0;
         first_epoch = ++epoch;
-        while (fibers.size() < n) fibers.push_back(std::make_unique<Fiber>());
+        all.assign(n, Thread{.done = false});
         warps.resize((n + WARP - 1) / WARP);
         for (Warp& w : warps) w.arrived = 0, w.what = nullptr, w.epoch = 0;
-        for (unsigned t = 0; t < n; ++t) {
-            Fiber& f = *fibers[t];
-            f.done = f.at_block = f.at_warp = false;
-            f.word = nullptr;
-        }
     }
 };
 
 struct Machine {
     std::vector<std::unique_ptr<Block>> blocks;
-    Block* block = nullptr;  // running, and its thread
+    std::vector<std::unique_ptr<Fiber>> fibers;
+    std::vector<Fiber*> idle;  // that no thread has
+    Block* block = nullptr;    // running, and its thread
     unsigned now = 0, alive = 0;
     dim3 grid;
     Jump scheduler;
@@ -115,8 +120,14 @@ struct Machine {
     std::exception_ptr failure;
     std::mt19937 random;
 
-    Fiber& fiber() { return *block->fibers[now]; }
+    Thread& thread() { return block->all[now]; }
     Warp& warp() { return block->warps[now / WARP]; }
+    Fiber* idle_fiber() {
+        if (idle.empty()) idle.push_back(fibers.emplace_back(std::make_unique<Fiber>()).get());
+        Fiber* const f = idle.back();
+        idle.pop_back();
+        return f;
+    }
 };
 [[gnu::noinline]] inline Machine* this_threads_machine() {
     static thread_local const auto m = std::make_unique<Machine>();
@@ -135,10 +146,46 @@ inline Machine& machine() {
                              ", " + std::to_string(m.block->index.y) + ")");
 }
 
-// Back to the scheduler, until the thread is entered again.
-[[noreturn]] SIMT_SWITCH inline void to_scheduler(Machine& m) { __builtin_longjmp(m.scheduler, 1); }
-SIMT_SWITCH inline void rest(Machine& m) {
-    if (!__builtin_setjmp(m.fiber().resume)) to_scheduler(m);
+inline void entry();
+// The first time that a fiber runs.
+[[noreturn]] SIMT_SWITCH inline void start(Fiber& f) {
+    f.started = true;
+    getcontext(&f.context);
+    f.context.uc_stack.ss_sp = f.stack.get();
+    f.context.uc_stack.ss_size = STACK;
+    f.context.uc_link = nullptr;
+    makecontext(&f.context, entry, 0);
+    setcontext(&f.context);
+    __builtin_unreachable();
+}
+// Thread `t` of the running block is about to go on. Returns what it runs on.
+inline Fiber& turn_to(Machine& m, unsigned t) {
+    m.now = t;
+    Thread& x = m.thread();
+    x.at_block = x.at_warp = false;
+    x.word = nullptr;
+    if (!x.fiber) x.fiber = m.idle_fiber();
+    return *x.fiber;
+}
+// The running fiber waits: on to the next lane of the running warp that can run, or else to the scheduler. In one function,
+// as what is called on one stack and left on another has the processor guess every return wrong: half the time of a switch.
+SIMT_SWITCH inline void wait(Machine& m, Fiber& own) {
+    if (__builtin_setjmp(own.resume)) return;
+    const unsigned first = m.now / WARP * WARP, end = std::min(first + WARP, m.block->threads);
+    for (unsigned t = m.now + 1 < end ? m.now + 1 : first; t != m.now && !m.failure; t = t + 1 < end ? t + 1 : first) {
+        if (!m.block->runs(t)) continue;
+        Fiber& f = turn_to(m, t);
+        if (!f.started) start(f);
+        __builtin_longjmp(f.resume, 1);
+    }
+    __builtin_longjmp(m.scheduler, 1);
+}
+inline void wait(Machine& m) { wait(m, *m.thread().fiber); }
+SIMT_SWITCH inline void run_thread(Machine& m, unsigned t) {
+    if (__builtin_setjmp(m.scheduler)) return;
+    Fiber& f = turn_to(m, t);
+    if (!f.started) start(f);
+    __builtin_longjmp(f.resume, 1);
 }
 inline void entry() {
     for (;;) {
@@ -148,42 +195,20 @@ inline void entry() {
         } catch (...) {
             if (!m.failure) m.failure = std::current_exception();
         }
-        m.fiber().done = true;
+        Thread& x = m.thread();
+        Fiber* const own = std::exchange(x.fiber, nullptr);
+        x.done = true;
         --m.alive;
-        rest(m);
+        // Lanes begin in their order, so those that have not begun are behind this one: the next one goes on here. Most
+        // threads of a grid with room for more rows than there are end without having waited at all.
+        if (const unsigned next = m.now + 1; !m.failure && next % WARP && next < m.block->threads && m.block->all[next].begins()) {
+            m.now = next;
+            m.thread().fiber = own;
+            continue;
+        }
+        m.idle.push_back(own);
+        wait(m, *own);
     }
-}
-// Go on as thread `t` of the running block.
-[[noreturn]] SIMT_SWITCH inline void enter(Machine& m, unsigned t) {
-    m.now = t;
-    Fiber& f = m.fiber();
-    f.at_block = f.at_warp = false;
-    f.word = nullptr;
-    if (f.started) __builtin_longjmp(f.resume, 1);
-    f.started = true;
-    getcontext(&f.start);
-    f.start.uc_stack.ss_sp = f.stack.get();
-    f.start.uc_stack.ss_size = STACK;
-    f.start.uc_link = nullptr;
-    makecontext(&f.start, entry, 0);
-    setcontext(&f.start);
-    __builtin_unreachable();
-}
-// On to the next lane of the running thread's warp that can run, or else to the scheduler.
-[[noreturn]] SIMT_SWITCH inline void leave(Machine& m) {
-    const unsigned first = m.now / WARP * WARP, count = std::min(WARP, m.block->threads - first), lane = m.now - first;
-    for (unsigned i = 1; i < count; ++i) {
-        const unsigned t = first + (lane + i) % count;
-        if (m.block->runs(t)) enter(m, t);
-    }
-    to_scheduler(m);
-}
-// The running thread waits.
-SIMT_SWITCH inline void wait(Machine& m) {
-    if (!__builtin_setjmp(m.fiber().resume)) leave(m);
-}
-SIMT_SWITCH inline void run_thread(Machine& m, unsigned t) {
-    if (!__builtin_setjmp(m.scheduler)) enter(m, t);
 }
 
 // The first `n` blocks, which have begun, until all their threads are done.
@@ -225,8 +250,11 @@ inline void run(dim3 grid, unsigned threads, bool together, const std::function<
             }
         if (together) run_blocks(m, grid.x);
     } catch (...) {
-        for (auto& block : m.blocks)
-            for (auto& f : block->fibers) f->started = false;  // threads that still wait somewhere are given up
+        m.idle.clear();  // threads that still wait somewhere are given up
+        for (const auto& f : m.fibers) {
+            f->started = false;
+            m.idle.push_back(f.get());
+        }
         throw;
     }
 }

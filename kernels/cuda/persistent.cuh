@@ -13,13 +13,6 @@ constexpr int STAY_THREADS = 512, STAY_WARPS = STAY_THREADS / 32;
 constexpr int STAY_ROWS = 2;               // of a pass: END of the step before, and the last token
 constexpr size_t AHEAD = size_t{4} << 20;  // bytes, some of what memory delivers while a few blocks attend
 
-// What the kernel needs beside the View.
-struct Stay {
-    const LayerView* layers;
-    unsigned* barrier;
-    ByteRows bytes;  // (blocks * STAY_ROWS), every block's own
-};
-
 DEVICE int own_index() { return static_cast<int>(block_index()); }
 DEVICE bool leads() { return block_index() == 0; }
 

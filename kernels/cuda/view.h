@@ -115,4 +115,11 @@ struct View {
     int8_t* weights;               // (max_rows, n_heads, places)
 };
 
+// What the kernel that stays (persistent.cuh) needs beside it.
+struct Stay {
+    const LayerView* layers;
+    unsigned* barrier;
+    ByteRows bytes;  // every block's own
+};
+
 }  // namespace gamegen::cuda
