@@ -65,6 +65,7 @@ private:
     struct Worker {
         Forward forward;
         Decider decider;
+        Drafts drafts;
         Counts counts;
         Worker(const Model& model, const Ops& ops, bool half, const std::vector<float>& table, float temperature)
             : forward(model, ops, half), decider(forward, table, temperature) {}
@@ -87,9 +88,9 @@ private:
     // Decode steps until `wanted` are finished: those go to `done`; return the others, the oldest first.
     std::vector<Active> decode(std::vector<Active> steps, size_t wanted, std::vector<Active>& done);
     void work(Worker& worker, Round& round, std::vector<Active>& games, std::vector<Active>& done);
-    void draft(const Active& game, size_t games, std::vector<Token>& out) const;
-    bool take(Active& game, const Decision& decision);
-    void finish(Active& game);
+    // `drafts`: what learns from a finished step, or null.
+    bool take(Active& game, const Decision& decision, Drafts* drafts);
+    void finish(Active& game, Drafts* drafts);
     void commit(Slot& slot, Stage& stage, int64_t start, size_t count);
     Row end_row(Slot& slot) const;
     static void forget_end(Slot& slot);
