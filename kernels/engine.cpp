@@ -56,7 +56,7 @@ void Engine::commit(Slot& s, Stage& stage, int64_t start, size_t count) {
     }
 }
 
-void Engine::prefill(size_t index, const std::vector<Token>& tokens) {
+void Engine::prefill(size_t index, const std::vector<Token>& tokens, Scores* scores) {
     settle(index);
     Slot& s = slots_[index];
     Worker& worker = *workers_.front();
@@ -69,6 +69,10 @@ void Engine::prefill(size_t index, const std::vector<Token>& tokens) {
             rows.push_back({&s, tokens[i], start + static_cast<int64_t>(i), start, &s.stage, i, false});
         worker.forward.run(rows.data(), rows.size());
         worker.decider.remember(rows.data(), 0, rows.size());
+        if (scores) {
+            const size_t after = first + 1;
+            worker.decider.score(rows.data(), rows.size(), tokens.data() + after, std::min(rows.size(), tokens.size() - after), *scores);
+        }
     }
     commit(s, s.stage, start, tokens.size());
     s.stage.release();

@@ -41,7 +41,8 @@ public:
     std::vector<std::pair<size_t, Outcome>> receive(size_t count);
     bool busy(size_t slot) const { return busy_[slot]; }
     // Append known tokens of one keyframe or one step at the slot's position, which stays.
-    void prefill(size_t slot, const std::vector<Token>& tokens);
+    // `scores`, if wanted: what the heads say at every token of what comes after it.
+    void prefill(size_t slot, const std::vector<Token>& tokens, Scores* scores = nullptr);
     // Compute what is decided but not yet in the cache, so that the slot can be saved.
     void settle(size_t slot);
 

@@ -162,6 +162,36 @@ def test_what_was_learned_in_one_game_is_guessed_in_the_next(
     assert right[1] > right[0]
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_scores_are_what_a_step_is_drawn_from(
+    small_map_config: ModelConfig, tile_map: np.ndarray, precision: str
+) -> None:
+    """At temperature 0 a step says the largest of them."""
+    transformer = dataclasses.replace(small_map_config.transformer, pointer=False)
+    config = dataclasses.replace(small_map_config, transformer=transformer)
+    lively = random_model(config, end_bias=1.0)[1]
+    engine = NativeEngine(config, lively, 1, temperature=0.0, precision=precision)
+    engine.reset(0, tile_map, seed=0)
+    updates = 0
+    for action in ACTIONS[:12]:
+        before = engine.save(0)
+        batch = engine.step([0], [action])
+        after = engine.save(0)
+        step = Step(action, tuple(batch.scroll[0].tolist()), batch.cells, batch.codes, int(batch.reward_class[0]),
+                    bool(batch.done[0]), batch.motions)  # fmt: skip
+        rows = engine.grammar.step_tokens(step, before["origin"], int(before["time"])).astype(np.int64)
+        engine.load(0, before)
+        events, codes, ends = engine._engine.score(0, rows)
+        said = [*batch.cells.tolist(), engine.grammar.end_event]
+        assert events[:-1].argmax(1).tolist()[-len(said) :] == said
+        codes[np.arange(len(codes)), before["codes"][batch.cells]] = -np.inf
+        assert codes.argmax(1).tolist() == batch.codes.tolist()
+        assert [ends[-2, :3].argmax(), ends[-2, 3:].argmax()] == [batch.reward_class[0], batch.done[0]]
+        engine.load(0, after)
+        updates += len(batch.cells)
+    assert updates > 5
+
+
 def packaged_tile_map(name: str) -> np.ndarray:
     checkpoint = load_checkpoint("pocket")
     frame = load_image(packaged_images()[name], checkpoint.config.frame_size)
