@@ -3,12 +3,13 @@
     OMP_NUM_THREADS=1 python -m benchmarks.engine_parity                 float32 and int8, 500 steps of 8 games
     OMP_NUM_THREADS=1 python -m benchmarks.engine_parity --precision float32 --kv-bits 16     the cache not in 4 bits
 
-`native` plays; `torch` follows, a whole step in one pass, and says what it would have drawn at every token with the
-same noise. So both decide every token from one history and one difference stays one, but each keeps a cache of its own:
-errors that caches hand on are counted. Drawn are events, codes, and rewards with game overs ("ends").
+`native` plays. What it said is run through PyTorch, hundreds of tokens in one pass, as the reference engine defines it:
+tokens of one step see each other in 16 bits and all others as the 4-bit cache keeps them, here PyTorch's own keys and
+values. At every token PyTorch says what it would have drawn with the same noise: events, codes, and rewards with game
+overs ("ends"). So both decide every token from one history, and one difference stays one.
 
 What may differ, and how far: a draw is the largest of logit / temperature + noise. Where no logit of a draw is off by
-more than e, the class that `native` draws lies at most 2 e / temperature below the one that `torch` draws. Both sides
+more than e, the class that `native` draws lies at most 2 e / temperature below the one that PyTorch draws. Both sides
 are measured: e, over the classes that noise can reach, and the margin, what a draw that differs lies below, times the
 temperature. A margin beyond twice its own draw's e ends the run with an error: then masks, noise or samplers differ and
 not the arithmetic. Where e comes from: in float32 from sums in another order, a millionth of a logit, which now and
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,31 +36,63 @@ from gamegen_env import sampling
 from gamegen_env.canvas import Canvas
 from gamegen_env.checkpoint import Checkpoint, load_checkpoint
 from gamegen_env.config import ACT, END, UPD
-from gamegen_env.engine.cached import CachedEngine
 from gamegen_env.engine.native import PRECISIONS, NativeEngine
 from gamegen_env.image import load_image, packaged_images
+from gamegen_env.kv4 import dequantise, hadamard, quantise
 from gamegen_env.stream import Step
+from gamegen_env.transformer import Transformer, rotary_embedding
 
+AT_ONCE = 512  # tokens of a pass, at least
 ROUNDING = 1e-4  # of a score, a sum of numbers up to a hundred
 KINDS = ("events", "codes", "ends")
 
 
-class Following(CachedEngine):
-    """Keeps the hidden states at the last tokens that it was shown."""
-
-    hidden: Tensor
-
-    def _prefill(self, slot: int, tokens: np.ndarray) -> None:
-        self.hidden = self._append(slot, tokens)
-
-
 class Telling(NativeEngine):
-    """Keeps the logits at the last tokens that it was shown: events, codes of updates, ends."""
+    """Keeps what it was shown since it was asked, a keyframe or a step each, with the logits at its tokens."""
 
-    logits: tuple[Tensor, ...]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.shown: list[tuple[np.ndarray, tuple[Tensor, ...]]] = []
 
     def _prefill(self, slot: int, rows: np.ndarray) -> None:
-        self.logits = tuple(torch.from_numpy(x) for x in self._engine.score(slot, np.ascontiguousarray(rows, np.int64)))
+        logits = self._engine.score(slot, np.ascontiguousarray(rows, np.int64))
+        self.shown.append((rows, tuple(torch.from_numpy(x) for x in logits)))
+
+
+class Follower:
+    """PyTorch on a stream, many keyframes and steps in one pass."""
+
+    def __init__(self, model: Transformer, kv_bits: int) -> None:
+        self.model, self.kv_bits, t = model, kv_bits, model.config.transformer
+        self.past = torch.zeros(t.n_layers, 2, t.n_kv_heads, 0, t.head_dim)  # of the last tokens, as caches keep them
+        self.position = 0
+
+    def run(self, units: list[np.ndarray]) -> Tensor:
+        """Return hidden states (S, d_model) at the tokens of the next units, (n, 6) each."""
+        model, t = self.model, self.model.config.transformer
+        rows = torch.from_numpy(np.concatenate(units))
+        unit = torch.repeat_interleave(torch.tensor([len(u) for u in units]))
+        position = self.position + torch.arange(len(rows))
+        rotary = rotary_embedding(rows, position, model.config)
+        n_past, same = self.past.shape[3], unit[:, None] == unit
+        before = position[:, None] - torch.cat([position[:1] - n_past + torch.arange(n_past), position, position])
+        # Of the tokens of this pass a token sees those of its own unit in 16 bits and the others as they are kept.
+        other = torch.cat([torch.zeros(len(rows), n_past, dtype=torch.bool), same, ~same], 1)
+        unseen = other | (before < 0) | (before >= t.window)
+        x, kept = model.embed(rows), []
+        for past, block in zip(self.past, model.layers(), strict=True):
+            q, k, v = (y.transpose(0, 1) @ hadamard() for y in block.project(x, rotary))  # (heads, S, hd)
+            staged = torch.stack([k, v]).half().float()
+            stored = dequantise(*quantise(staged)) if self.kv_bits == 4 else staged
+            keys, values = torch.cat([past, stored, staged], 2)
+            q = q.unflatten(0, (t.n_kv_heads, -1))
+            logits = (q @ keys[:, None].transpose(2, 3) * t.head_dim**-0.5).masked_fill_(unseen, -torch.inf)
+            mixed = (logits.softmax(-1) @ values[:, None]).flatten(0, 1)
+            x = x + block.out((mixed @ hadamard()).transpose(0, 1).flatten(1))
+            x = x + block.feed_forward(x)
+            kept.append(torch.cat([past, stored], 2)[:, :, -t.window :])
+        self.past, self.position = torch.stack(kept), self.position + len(rows)
+        return model.norm(x)
 
 
 def compare(ours: Tensor, theirs: Tensor, drawn: Tensor, keys: Tensor, temperature: float) -> np.ndarray:
@@ -81,13 +115,19 @@ def compare(ours: Tensor, theirs: Tensor, drawn: Tensor, keys: Tensor, temperatu
     return torch.stack([error, margin], 1).numpy()
 
 
-def step_draws(torch_: Following, native: Telling, rows: np.ndarray, tile_map: np.ndarray) -> dict[str, np.ndarray]:
-    """Compare all draws of a step that both were just shown: tokens (n, 6), over the tile map before it."""
-    model, grammar, temperature = torch_.transformer, torch_.grammar, native.temperature
-    last, said, hidden = rows[:-1], torch.from_numpy(rows[1:]), torch_.hidden[:-1]
-    seeds, count = torch.from_numpy(native.seed).expand(len(last)), torch.arange(1, len(rows))
+def step_draws(
+    engine: Telling, hidden: Tensor, rows: np.ndarray, told: tuple[Tensor, ...], present: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Compare all draws of a step.
+
+    Args: hidden: (n, d_model) of PyTorch at the step's tokens, rows (n, 6); told: the native logits there; present:
+          the codes that its updates replaced.
+    """
+    model, grammar, temperature = engine.transformer, engine.grammar, engine.temperature
+    last, said, hidden = rows[:-1], torch.from_numpy(rows[1:]), hidden[:-1]
+    seeds, count = torch.from_numpy(engine.seed).expand(len(last)), torch.arange(1, len(rows))
     keys = sampling.noise_keys(seeds, torch.from_numpy(last[:, 5]), count)
-    events, codes, ends = native.logits
+    events, codes, ends = told
     allowed = grammar.event_mask(last[:, 3:5], np.where(last[:, 0] == UPD, last[:, 1], -1), last[:, 0] == ACT)
     if not torch.equal(torch.isfinite(events[:-1]), torch.from_numpy(allowed)):
         raise AssertionError("masks differ")
@@ -101,10 +141,9 @@ def step_draws(torch_: Following, native: Telling, rows: np.ndarray, tile_map: n
         "ends": [],
     }
     if update.any():
-        cells = said[update, 1]
-        present = torch.from_numpy(tile_map)[cells]
-        query = model.code_query(hidden[update], cells, said[update, 3:5], present)
-        ours, theirs = (x.scatter(1, present[:, None], -torch.inf) for x in (codes, model.vocabulary_logits(query)))
+        was = torch.from_numpy(present)
+        query = model.code_query(hidden[update], said[update, 1], said[update, 3:5], was)
+        ours, theirs = (x.scatter(1, was[:, None], -torch.inf) for x in (codes, model.vocabulary_logits(query)))
         found["codes"] = [compare(ours, theirs, said[update, 2], keys[sampling.CODE, update], temperature)]
     for part, logits in enumerate(model.end_logits(hidden[-1:])):
         ours = ends[-2:-1].split([3, 2], 1)[part]
@@ -120,30 +159,40 @@ def step_draws(torch_: Following, native: Telling, rows: np.ndarray, tile_map: n
 def follow(
     checkpoint: Checkpoint, name: str, seed: int, precision: str, args: argparse.Namespace
 ) -> dict[str, np.ndarray]:
-    """Play one game, and let `torch` follow; return errors and margins of all draws, and which step each was of."""
-    built = checkpoint.config, checkpoint.transformer, 1
-    native = Telling(*built, temperature=args.temperature, precision=precision, kv_bits=args.kv_bits)
-    torch_ = Following(*built, temperature=args.temperature, kv_bits=args.kv_bits)
+    """Play one game and follow it; return errors and margins of all draws, and which step each was of."""
+    built, options = (checkpoint.config, checkpoint.transformer, 1), {"precision": precision, "kv_bits": args.kv_bits}
+    player = NativeEngine(*built, temperature=args.temperature, **options)
+    teller = Telling(*built, temperature=args.temperature, **options)
+    follower = Follower(checkpoint.transformer, args.kv_bits)
     canvas = Canvas(checkpoint.config, checkpoint.tokenizer, 1)
     canvas.reset(np.zeros(1, np.int64), load_image(packaged_images()[name], checkpoint.config.frame_size)[None])
-    for engine in (native, torch_):
+    for engine in (player, teller):
         engine.reset(0, canvas.codes[0], seed)
     found: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}
-    for t, action in enumerate(
-        tqdm(actions(args.steps, 1, seed)[:, 0].tolist(), desc=f"{precision} {name}", leave=False)
-    ):
-        before = native.save(0)
-        batch = native.step([0], [action])
-        native.load(0, before)
-        known = Step(
-            action, tuple(batch.scroll[0].tolist()), batch.cells, batch.codes,
-            int(batch.reward_class[0]), bool(batch.done[0]), batch.motions,
+    replaced: list[np.ndarray] = []
+    t = 0
+    for number, action in enumerate(tqdm(actions(args.steps, 1, seed)[:, 0].tolist(), desc=f"{precision} {name}")):
+        before = player.codes[0].copy()
+        batch = player.step([0], [action])
+        replaced.append(before[batch.cells])
+        teller.observe(
+            0,
+            Step(
+                action, tuple(batch.scroll[0].tolist()), batch.cells, batch.codes,
+                int(batch.reward_class[0]), bool(batch.done[0]), batch.motions,
+            ),
         )  # fmt: skip
-        rows = native.grammar.step_tokens(known, before["origin"], t).astype(np.int64)
-        for engine in (native, torch_):
-            engine.observe(0, known)
-        for kind, draws in step_draws(torch_, native, rows, before["codes"]).items():
-            found[kind].append(np.column_stack([draws, np.full(len(draws), t)]))
+        units = [rows for rows, _ in teller.shown]
+        if sum(map(len, units)) < AT_ONCE and number + 1 < args.steps:
+            continue
+        hidden = follower.run(units).split([len(rows) for rows in units])
+        for (rows, told), states in zip(teller.shown, hidden, strict=True):
+            if rows[0, 0] != ACT:
+                continue  # a keyframe is known, nothing is drawn
+            for kind, draws in step_draws(teller, states, rows, told, replaced.pop(0)).items():
+                found[kind].append(np.column_stack([draws, np.full(len(draws), t)]))
+            t += 1
+        teller.shown.clear()
     return {kind: np.concatenate(draws) for kind, draws in found.items()}
 
 

@@ -235,12 +235,8 @@ class CachedEngine(Engine):
         held[np.arange(tile), position % t.window] = -1  # what the update will overwrite has left its window
         return copied, torch.from_numpy(held)
 
-    def _prefill(self, slot: int, tokens: np.ndarray) -> None:
-        self._append(slot, tokens)
-
     @torch.inference_mode()
-    def _append(self, slot: int, tokens: np.ndarray) -> Tensor:
-        """Compute and commit known tokens (n, 6); return their hidden states (n, d_model)."""
+    def _prefill(self, slot: int, tokens: np.ndarray) -> None:
         model, t = self.transformer, self.config.transformer
         row = self._row_for(slot)
         self._load(row, slot)
@@ -269,12 +265,10 @@ class CachedEngine(Engine):
             x = x + block.out((attended @ hadamard()).transpose(0, 1).flatten(1))
             x = x + block.feed_forward(x)
             staged.append(new)
-        hidden = model.norm(x)
         if model.ballistics is not None:
-            self._latest.add(slot, start, tokens, model.ballistics.motion(hidden))
+            self._latest.add(slot, start, tokens, model.ballistics.motion(model.norm(x)))
         self._window.values[:, :, row].index_copy_(3, at, torch.stack(staged, dim=1))
         self._commit(row, slot, start, start + size)
-        return hidden
 
     def _save_context(self, slot: int) -> State:
         context = {name: array[slot].numpy().copy() for name, array in self.ring.arrays.items()}
