@@ -6,8 +6,8 @@
 
 Regime: random weights (speed only), a full window, 4-bit cache, no drafting, no keyframes; one token per sequence and
 pass: games are sent on as they finish. Times are the process's own on one thread (a neighbour on the core does not
-count), of the clock on more. `native` plays games whose steps are some dozen tokens (the head of codes runs for
-updates only, as in play); `torch` is a plain Llama of the same shape in bfloat16, eager, with its cache in bfloat16
+count), of the clock on more. `native` plays games half of whose tokens are updates (the head of codes runs for
+those only, as in play); `torch` is a plain Llama of the same shape in bfloat16, eager, with its cache in bfloat16
 and argmax over a vocabulary of codes and events. A peer is a command; it is given --layers --d-model --heads
 --kv-heads --d-ff --vocab --context --sequences --threads and answers with a last line of JSON that maps a name to
 tokens per second.
@@ -49,7 +49,7 @@ SHAPES = {
     "0.5B": dataclasses.replace(PRESETS["base-0.5b"].transformer, window=704),
 }
 VOCABULARY = 8704
-TOKENS_PER_STEP = 24.0  # about: the last event's probability is set for it
+END_AT_FIRST = 24.0  # one first event in so many is END; of later ones more, for fewer cells are left
 
 
 def native(shape: TransformerConfig, slots: int, precision: str, threads: int) -> NativeEngine:
@@ -59,7 +59,7 @@ def native(shape: TransformerConfig, slots: int, precision: str, threads: int) -
     transformer = Transformer(config).eval().requires_grad_(False)
     transformer.event_head.weight.mul_(0.1)
     transformer.event_head.bias.zero_()
-    transformer.event_head.bias[-1] = float(np.log(config.stream.n_events / TOKENS_PER_STEP))
+    transformer.event_head.bias[-1] = float(np.log(config.stream.n_events / END_AT_FIRST))
     engine = NativeEngine(config, transformer, slots, precision=precision, threads=threads)
     engine.draft("never")
     rng = np.random.default_rng(0)
