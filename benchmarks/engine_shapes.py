@@ -6,14 +6,17 @@
 
 Regime: random weights (speed only), a full window, 4-bit cache, no drafting, no keyframes; one token per sequence and
 pass: games are sent on as they finish. Times are the process's own on one thread (a neighbour on the core does not
-count), of the clock on more. `native` plays games whose steps are some dozen tokens (the head of codes runs for
-updates only, as in play); `torch` is a plain Llama of the same shape in bfloat16, eager, with its cache in bfloat16
+count), of the clock on more. `native` plays games half of whose tokens are updates (the head of codes runs for
+those only, as in play); `torch` is a plain Llama of the same shape in bfloat16, eager, with its cache in bfloat16
 and argmax over a vocabulary of codes and events. A peer is a command; it is given --layers --d-model --heads
 --kv-heads --d-ff --vocab --context --sequences --threads and answers with a last line of JSON that maps a name to
 tokens per second.
 Ceilings are measured in the same run: what one thread reads from memory, and 8-bit products that need no memory (by
-`build/lab/bench` if that is built). A token's bytes are the blocks' weights (shared by the sequences of a pass) and
-its window; its operations two per weight and two per cached number and query head. The last line is JSON.
+`build/lab/bench` if that is built). Counted of a token are the products that the engine computes in 8-bit integers, two
+operations each, and the bytes they read: blocks, the window's committed keys and values (the few places that are hidden
+because the step's own tokens will take them are computed too), the event head, and the code head for as many tokens as
+turned out to be updates. Not counted: what pads an output to 64, the step's own tokens in attention, rewards and game
+overs (all in float), norms, exponentials, the sampler. Weights are read once per pass. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ SHAPES = {
     "0.5B": dataclasses.replace(PRESETS["base-0.5b"].transformer, window=704),
 }
 VOCABULARY = 8704
-TOKENS_PER_STEP = 24.0  # about: the last event's probability is set for it
+END_AT_FIRST = 24.0  # one first event in so many is END; of later ones more, for fewer cells are left
 
 
 def native(shape: TransformerConfig, slots: int, precision: str, threads: int) -> NativeEngine:
@@ -56,7 +59,7 @@ def native(shape: TransformerConfig, slots: int, precision: str, threads: int) -
     transformer = Transformer(config).eval().requires_grad_(False)
     transformer.event_head.weight.mul_(0.1)
     transformer.event_head.bias.zero_()
-    transformer.event_head.bias[-1] = float(np.log(config.stream.n_events / TOKENS_PER_STEP))
+    transformer.event_head.bias[-1] = float(np.log(config.stream.n_events / END_AT_FIRST))
     engine = NativeEngine(config, transformer, slots, precision=precision, threads=threads)
     engine.draft("never")
     rng = np.random.default_rng(0)
@@ -67,12 +70,13 @@ def native(shape: TransformerConfig, slots: int, precision: str, threads: int) -
     return engine
 
 
-def play(engine: NativeEngine) -> int:
-    """Let all games step on until some are done, without keyframes; return the tokens of those."""
+def play(engine: NativeEngine) -> tuple[int, int]:
+    """Let all games step on until some are done, without keyframes; return the tokens and the updates of those."""
     engine.since_keyframe[:] = 0
     free = sorted(set(range(engine.num_slots)) - set(engine.busy()))
     engine.send(free, [0] * len(free))
-    return int(engine.recv()[1].tokens.sum())
+    step = engine.recv()[1]
+    return int(step.tokens.sum()), len(step.cells)
 
 
 class Llama(nn.Module):
@@ -116,16 +120,20 @@ class Llama(nn.Module):
         return F.linear(F.rms_norm(x, x.shape[-1:], self.gain), self.head).argmax(-1)
 
 
-def work(shape: TransformerConfig, slots: int, precision: str) -> tuple[float, float]:
-    """Return bytes and operations of one token, in the blocks."""
-    t = shape
-    weights = t.n_layers * t.d_model * (2 * (t.n_heads + t.n_kv_heads) * t.head_dim + 3 * t.d_ff)
+def work(shape: TransformerConfig, slots: int, precision: str, updates: float) -> tuple[float, float]:
+    """Return bytes and 8-bit operations of one token. updates: the share of tokens that are updates."""
+    t, config = shape, ModelConfig(name="random", transformer=shape)
+    blocks = t.n_layers * t.d_model * (2 * (t.n_heads + t.n_kv_heads) * t.head_dim + 3 * t.d_ff)
+    event_head = t.d_model * config.stream.n_events
+    code_head = t.d_model * (4 * t.d_model + 2 * t.d_model + config.tokenizer.codebook_size)
     seen = t.n_layers * t.window
     per_weight = {"int8": 1.0, "int4": 0.5625, "float32": 4.0}[precision]
     at_once = min(slots, 64)
+    # A pass reads the code head if one of its tokens is an update.
+    heads = (event_head / at_once + code_head * min(updates, 1 / at_once)) * (4.0 if precision == "float32" else 1.0)
     return (
-        weights * per_weight / at_once + seen * t.n_kv_heads * 72,
-        2.0 * weights + 4.0 * seen * t.n_heads * t.head_dim,
+        blocks * per_weight / at_once + heads + seen * t.n_kv_heads * 72,
+        2.0 * (blocks + event_head + updates * code_head) + 4.0 * seen * t.n_heads * t.head_dim,
     )
 
 
@@ -147,32 +155,37 @@ def ask_peer(command: str, shape: TransformerConfig, slots: int, threads: int) -
     return {str(k): float(v) for k, v in json.loads(told.stdout.strip().splitlines()[-1]).items()}
 
 
-def measure(shape: TransformerConfig, slots: int, args: argparse.Namespace, threads: int) -> dict[str, float]:
-    """Time tokens per second of all, in turns: the median of `rounds`."""
+def measure(
+    shape: TransformerConfig, slots: int, args: argparse.Namespace, threads: int
+) -> tuple[dict[str, float], float]:
+    """Time tokens per second of all, in turns: the median of `rounds`. Return the share of updates among tokens too."""
     games = {f"native {p}": native(shape, slots, p, threads) for p in args.precision}
-    turns: dict[str, Callable[[], int]] = {name: partial(play, engine) for name, engine in games.items()}
+    turns: dict[str, Callable[[], tuple[int, int]]] = {name: partial(play, engine) for name, engine in games.items()}
     if not args.no_torch:
         llama, tokens = Llama(shape, slots), torch.zeros(slots, dtype=torch.int64)
 
-        def decode() -> int:
+        def decode() -> tuple[int, int]:
             nonlocal tokens
             tokens = llama(tokens, 0)
-            return slots
+            return slots, 0
 
         turns["torch bf16"] = decode
     rates: dict[str, list[float]] = {name: [] for name in turns}
+    of_native = np.zeros(2)  # tokens and updates
     clock = time.process_time if threads == 1 else time.perf_counter
     for turn in range(args.rounds + 1):  # the first warms up
         for name, run in turns.items():
             began, done = clock(), 0
             while clock() - began < args.seconds:
-                done += run()
+                found = run()
+                done += found[0]
+                of_native += np.array(found) * name.startswith("native")
             if turn:
                 rates[name].append(done / (clock() - began))
     rate = {name: float(np.median(found)) for name, found in rates.items()}
     for command in args.peer:
         rate |= ask_peer(command, shape, slots, threads)
-    return rate
+    return rate, float(of_native[1] / of_native[0])
 
 
 def main() -> None:
@@ -193,14 +206,14 @@ def main() -> None:
     for name in args.shape:
         for slots in args.slots:
             before = ceilings(args.lab)
-            rate = measure(SHAPES[name], slots, args, threads)
+            rate, updates = measure(SHAPES[name], slots, args, threads)
             after = ceilings(args.lab)
             limits = tuple(map(max, before, after)) if before and after else None  # a busy neighbour lowers them
-            report[f"{name} {slots}"] = {**rate, "ceilings": limits}
+            report[f"{name} {slots}"] = {**rate, "ceilings": limits, "updates": updates}
             for engine, tokens in rate.items():
                 shares = ["", ""]
                 if limits and engine.startswith("native"):
-                    done = work(SHAPES[name], slots, engine.split()[1])
+                    done = work(SHAPES[name], slots, engine.split()[1], updates)
                     shares = [
                         f"{100 * tokens * n / limit / threads:.0f} %" for n, limit in zip(done, limits, strict=True)
                     ]

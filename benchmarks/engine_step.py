@@ -2,15 +2,17 @@
 
     python -m benchmarks.engine_step                         one game and 64 games, on a still-camera game
     python -m benchmarks.engine_step --image coinrun         a moving camera
-    python -m benchmarks.engine_step --slots 1 --full-frame  and against a model that says every cell again
+    python -m benchmarks.engine_step --compiled --full-frame and against torch.compile, and a model that says every cell
 
 Regime: the packaged model, random sticky play from one packaged picture, this machine's cores (OMP_NUM_THREADS
 is heeded; on one thread times are the process's own, so that a neighbour on the core does not count). Paired in one
 run, in turns: `native` and `torch`. Passes: through the transformer, per game and step; one per token if nothing were
 drafted and END did not travel with the next action. KB: what a game holds between steps. Prefill: a keyframe,
 computed at once when a game starts and now and then while it goes on.
-With --full-frame, the `torch` engine is also made to re-emit every visible cell in every step, as IRIS-like models
-do (257 or more passes; what it draws is meaningless, its work is not).
+With --compiled, also `torch` with its blocks' products, norms and gates compiled for every tile of rows that it uses.
+Attention over the ring stays eager, for its shapes change as games end (to compile the whole pass fails in torch 2.13).
+With --full-frame, the engines are also made to re-emit every visible cell in every step, as IRIS-like models do (257
+passes; what they draw is meaningless, their work is not): an event head that likes the next cell best does that.
 Correct before timed: one game alone and the same game among others must show equal frames.
 The last line is JSON.
 """
@@ -18,6 +20,7 @@ The last line is JSON.
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import platform
@@ -27,9 +30,11 @@ import numpy as np
 import torch
 
 from gamegen_env.actions import ALE
+from gamegen_env.engine import Engine
+from gamegen_env.engine.cached import CachedEngine
 from gamegen_env.engine.native import NativeEngine
 from gamegen_env.image import load_image
-from gamegen_env.stream import Grammar
+from gamegen_env.transformer import Transformer
 from gamegen_env.world import World
 
 ENGINES = ("native", "torch")
@@ -46,10 +51,43 @@ def actions(count: int, slots: int, seed: int) -> np.ndarray:
 
 
 def start(model: str, slots: int, image: str, engine: str) -> World:
-    world = World(model, slots, engine=engine)
+    """Start games; engine: a name, perhaps with " compiled" or " full-frame" behind it."""
+    name, _, how = engine.partition(" ")
+    world = World(model, slots, engine=name)
+    if how:
+        weights = copy.deepcopy(world.engine.transformer)
+        if how == "full-frame":
+            say_every_cell(weights)
+        world.engine = type(world.engine)(world.config, weights, slots, temperature=0.5)
+        if how == "compiled":
+            compile_blocks(world.engine)
     picture = load_image(image, world.frame_shape[0])
     world.reset(range(slots), [picture] * slots, list(range(slots)))
     return world
+
+
+@torch.no_grad()
+def say_every_cell(model: Transformer) -> None:
+    """Let every visible cell follow the one before it, and END the last."""
+    head, n_cells = model.event_head, model.config.stream.n_cells
+    head.weight.mul_(1e-6)
+    head.bias.fill_(-1e8)
+    head.bias[:n_cells] = -1e3 * torch.arange(n_cells)
+    head.bias[-1] = -1e7
+
+
+@torch.inference_mode()
+def compile_blocks(engine: Engine) -> None:
+    """Compile what a tile's shape fixes, for all tiles, before anything is timed."""
+    assert isinstance(engine, CachedEngine)
+    t = engine.config.transformer
+    for block in engine.transformer.layers():
+        for part in ("project", "feed_forward"):
+            setattr(block, part, torch.compile(getattr(block, part), dynamic=False))
+        for rows in engine._tiles:
+            x = torch.zeros(rows, t.d_model)
+            block.project(x, torch.zeros(rows, 2, t.head_dim // 2))
+            block.feed_forward(x)
 
 
 def verify(model: str, image: str, slots: int, engine: str) -> str:
@@ -64,16 +102,6 @@ def verify(model: str, image: str, slots: int, engine: str) -> str:
             raise AssertionError(f"{engine}: a game alone and the same game in a batch differ")
         digest.update(a.tobytes())
     return digest.hexdigest()[:12]
-
-
-class FullFrame(Grammar):
-    """A grammar in which every visible cell must be updated, one after the other."""
-
-    def event_mask(self, origins: np.ndarray, last_cell: np.ndarray, after_action: np.ndarray) -> np.ndarray:
-        mask = super().event_mask(origins, last_cell, np.zeros_like(after_action))
-        only = np.zeros_like(mask)
-        np.put_along_axis(only, mask.argmax(-1)[..., None], True, -1)
-        return only
 
 
 class Player:
@@ -117,26 +145,24 @@ class Player:
         return 1e3 * float(np.median(seconds))
 
 
-def measure(model: str, image: str, slots: int, steps: int, rounds: int, full_frame: bool) -> dict[str, dict]:
-    """Time `steps` vector steps of each engine, in `rounds` turns; torch plays a tenth of them."""
-    players = {name: Player(start(model, slots, image, name), 2) for name in ENGINES}
-    share = {"native": steps, "torch": max(rounds, steps // 10)}
+def measure(model: str, image: str, slots: int, steps: int, rounds: int, engines: list[str]) -> dict[str, dict]:
+    """Time `steps` vector steps of each engine, in `rounds` turns; torch plays a tenth, full frames are one a turn."""
+    players = {name: Player(start(model, slots, image, name), 2) for name in engines}
+
+    def share(name: str) -> int:
+        return rounds if "full-frame" in name else max(rounds, steps // 10) if "torch" in name else steps
+
     for name, player in players.items():
-        player.play(share[name] // 2, timed=False)
+        player.play(1 if "full-frame" in name else share(name) // 2, timed=False)
     for _ in range(rounds):
         for name, player in players.items():
-            player.play(max(1, share[name] // rounds))
+            player.play(share(name) // rounds)
     figures: dict[str, dict] = {name: player.figures() for name, player in players.items()}
     held = players["native"].world.engine
+    assert isinstance(held, NativeEngine)
     figures["native"]["kb_per_game"] = max(held.bytes_per_slot(slot) for slot in range(slots)) / 1e3
     for name, player in players.items():
         figures[name]["prefill_ms"] = player.keyframe_ms()
-    if full_frame:
-        world = start(model, slots, image, "torch")
-        world.engine.grammar = FullFrame(world.config)
-        player = Player(world, 2)
-        player.play(2)
-        figures["full_frame"] = player.figures()
     return figures
 
 
@@ -149,6 +175,7 @@ def main() -> None:
         "--steps", type=int, default=600, help="timed steps, shared by the games (default: %(default)s)"
     )
     parser.add_argument("--rounds", type=int, default=5, help="turns that the engines take (default: %(default)s)")
+    parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--full-frame", action="store_true")
     args = parser.parse_args()
     report: dict[str, object] = {
@@ -156,23 +183,24 @@ def main() -> None:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
-    head = ("picture", "games", "steps/s", "p50 ms", "p99 ms", "tokens/step", "passes/step", "KB/game", "prefill ms",
-            "torch steps/s", "ratio")  # fmt: skip
+    others = ["torch", *["torch compiled"] * args.compiled, *["native full-frame"] * args.full_frame]
+    head = ["picture", "games", "steps/s", "p50 ms", "p99 ms", "tokens/step", "passes/step", "KB/game", "prefill ms"]
+    head += [f"{name} steps/s, ratio" for name in (*others, *["torch full-frame"] * args.full_frame)]
     print(f"| {' | '.join(head)} |\n" + "|---" * len(head) + "|")
     for image in args.image:
         report[image] = {"frames": {name: verify(args.model, image, 5, name) for name in ENGINES}}
         for slots in args.slots:
             steps = max(10 * args.rounds, args.steps // slots * 4 if slots > 1 else args.steps)
-            figures = measure(args.model, image, slots, steps, args.rounds, args.full_frame)
-            native, torch_ = figures["native"], figures["torch"]
-            print(
-                f"| {image} | {slots} | {native['steps_per_s']:.0f} | {native['p50_ms']:.2f} | "
-                f"{native['p99_ms']:.2f} | "
-                f"{native['tokens_per_step']:.1f} | {native['passes_per_step']:.1f} | "
-                f"{native['kb_per_game']:.0f} | {native['prefill_ms']:.1f} | {torch_['steps_per_s']:.0f} | "
-                f"×{native['steps_per_s'] / torch_['steps_per_s']:.1f} |",
-                flush=True,
-            )
+            # Of 64 games a full frame takes `torch` half a minute.
+            engines = ["native", *others, *["torch full-frame"] * (args.full_frame and slots == 1)]
+            figures = measure(args.model, image, slots, steps, args.rounds, engines)
+            native = figures["native"]
+            cells = [f"{native['steps_per_s']:.0f}", f"{native['p50_ms']:.2f}", f"{native['p99_ms']:.2f}"]
+            cells += [f"{native['tokens_per_step']:.1f}", f"{native['passes_per_step']:.1f}"]
+            cells += [f"{native['kb_per_game']:.0f}", f"{native['prefill_ms']:.1f}"]
+            for other in (figures[name]["steps_per_s"] for name in engines[1:]):
+                cells.append(f"{other:.3g}, ×{native['steps_per_s'] / other:.1f}")
+            print(f"| {image} | {slots} | {' | '.join(cells)} |", flush=True)
             report[image][str(slots)] = figures  # type: ignore[index]
     print(json.dumps(report))
 

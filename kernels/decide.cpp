@@ -252,22 +252,21 @@ int Decider::moved_code(const Row& row, int cell, int motion) {
     return static_cast<int>(best);
 }
 
-void Decider::draw_codes(const Row* rows, const std::vector<Sequence>& sequences, const Job* jobs, size_t n,
-                         std::vector<Decision>& decisions) {
+void Decider::code_logits(const Row* rows, const Job* jobs, size_t n) {
     const Config& c = model_.config;
     const Grammar& g = c.grammar;
     const size_t d = c.d_model;
     const int m = g.map_cells, at_row = 5, at_col = at_row + m, view_row = at_col + m, view_col = view_row + m;
     for (size_t j = 0; j < n; ++j) {
-        const Token& update = decisions[jobs[j].sequence].decided[jobs[j].place];
-        const int row = update.a / m, col = update.a % m;
-        const int features[4] = {at_row + row, at_col + col, view_row + (row - update.y / g.cell_size + m) % m,
-                                 view_col + (col - update.x / g.cell_size + m) % m};
+        const Row& from = rows[jobs[j].row];
+        const int cell = jobs[j].cell, row = cell / m, col = cell % m;
+        const int features[4] = {at_row + row, at_col + col, view_row + (row - from.token.y / g.cell_size + m) % m,
+                                 view_col + (col - from.token.x / g.cell_size + m) % m};
         float* both = described_.data() + j * 2 * d;
         std::memcpy(both, forward_.hidden(jobs[j].row), d * 4);
         std::memset(both + d, 0, d * 4);
         for (int f : features) ops_.add(both + d, model_.small.data() + static_cast<size_t>(f) * d, d);
-        const auto present = static_cast<size_t>(rows[jobs[j].row].slot->codes[update.a]);
+        const auto present = static_cast<size_t>(from.slot->codes[cell]);
         ops_.add(both + d, model_.code.data() + present * d, d);
     }
     ops_.linear(model_.code_in, described_.data(), n, 2 * d, inner_.data(), bytes_.data());
@@ -279,6 +278,13 @@ void Decider::draw_codes(const Row* rows, const std::vector<Sequence>& sequences
         ops_.rms_norm(query, model_.code_norm.data(), d, query);
     }
     ops_.linear(model_.code_logits, query_.data(), n, model_.code_out.width(), codes_.data(), bytes_.data());
+}
+
+void Decider::draw_codes(const Row* rows, const std::vector<Sequence>& sequences, const Job* jobs, size_t n,
+                         std::vector<Decision>& decisions) {
+    const Config& c = model_.config;
+    const Grammar& g = c.grammar;
+    code_logits(rows, jobs, n);
     if (c.pointer)
         ops_.linear(model_.pointer_query, query_.data(), n, model_.code_out.width(), turned_.data(), bytes_.data());
     if (c.max_motion)
@@ -300,6 +306,28 @@ void Decider::draw_codes(const Row* rows, const std::vector<Sequence>& sequences
         } else {
             logits[row.slot->codes[update.a]] = NEVER;
             update.b = draw(logits, static_cast<size_t>(g.n_codes), key, temperature_);
+        }
+    }
+}
+
+void Decider::score(const Row* rows, size_t n, const Token* next, size_t n_next, Scores& scores) {
+    const Config& c = model_.config;
+    const auto n_events = static_cast<size_t>(c.grammar.n_events()), n_codes = static_cast<size_t>(c.grammar.n_codes);
+    events(rows, n);
+    std::vector<Job> jobs;
+    for (size_t r = 0; r < n; ++r) {
+        const float* logits = events_.data() + r * model_.event_head.width();
+        scores.events.insert(scores.events.end(), logits, logits + n_events);
+        ops_.linear(model_.end_head, forward_.hidden(r), 1, c.d_model, ends_.data(), bytes_.data());
+        scores.ends.insert(scores.ends.end(), ends_.begin(), ends_.begin() + 5);
+        if (r < n_next && next[r].kind == UPD) jobs.push_back({r, next[r].a, 0, 0});
+    }
+    for (size_t j = 0; j < jobs.size(); j += CODE_ROWS) {
+        const size_t count = std::min(CODE_ROWS, jobs.size() - j);
+        code_logits(rows, jobs.data() + j, count);
+        for (size_t i = 0; i < count; ++i) {
+            const float* logits = codes_.data() + i * model_.code_logits.width();
+            scores.codes.insert(scores.codes.end(), logits, logits + n_codes);
         }
     }
 }
@@ -327,7 +355,7 @@ void Decider::run(const Row* rows, size_t n, const std::vector<Sequence>& sequen
                 next.b = draw(ends_.data() + 3, 2, noise_key(seed, time, count, DONE_NOISE), outcome);
             }
             decisions[s].decided.push_back(next);
-            if (next.kind == UPD) jobs.push_back({r, s, place});
+            if (next.kind == UPD) jobs.push_back({r, next.a, s, place});
             if (place + 1 == sequence.count) break;
             // Go on while the draft says the same, its code still unknown.
             Token draft = rows[r + 1].token;

@@ -15,6 +15,11 @@ struct Decision {
     std::vector<Token> decided;
 };
 
+// What the heads say, row by row, before anything is drawn.
+struct Scores {
+    std::vector<float> events, codes, ends;  // (rows, n_events), masked; (updates that come next, n_codes); (rows, 3 + 2)
+};
+
 class Decider {
 public:
     // gumbel_table: (65536), from gamegen_env/sampling.py; temperature: 0 takes the best.
@@ -22,15 +27,22 @@ public:
 
     // Decide after `rows`, which `forward` has just run.
     void run(const Row* rows, size_t n, const std::vector<Sequence>& sequences, std::vector<Decision>& decisions);
+    // Append scores of what comes after `rows`, which `forward` has just run; `next`: what does come, of all rows or
+    // of all but the last. Codes are the vocabulary's, without what a window or a motion adds.
+    void score(const Row* rows, size_t n, const Token* next, size_t n_next, Scores& scores);
     // Remember the updates among rows for ballistic attention: motion is read off the last run.
     void remember(const Row* rows, size_t first, size_t count);
 
 private:
-    struct Job {  // a row whose event is an update: which code?
-        size_t row, sequence, place;
+    struct Job {  // a row whose event is an update of a cell: which code?
+        size_t row;
+        int32_t cell;
+        size_t sequence, place;
     };
     void events(const Row* rows, size_t n);
     void add_paths(const Row& row, size_t at, float* logits);
+    // Queries and the vocabulary's logits of up to CODE_ROWS jobs.
+    void code_logits(const Row* rows, const Job* jobs, size_t n);
     void draw_codes(const Row* rows, const std::vector<Sequence>& sequences, const Job* jobs, size_t n,
                     std::vector<Decision>& decisions);
     // Mix the vocabulary's logits with what the window holds, and draw: a code, or n_codes + a motion.

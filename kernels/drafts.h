@@ -1,8 +1,11 @@
-// Guesses of what a step says next, learned from the game's own steps: n-grams of tokens, by place and by movement.
+// Guesses of what a step says next, learned from the steps that a thread has decoded, of whatever games.
 //
-// A guess costs a row in a pass and saves a pass if it is right; it never changes what is decided (decide.cpp checks
-// every one against the sampler). So nothing here belongs to a game's state.
+// Five contexts, from what the tile map shows around the last update to the key held down, remember what followed them;
+// how often each is right is counted, and the likeliest speaks. A guess costs a row in a pass and saves a pass if it is
+// right; it never changes what is decided (decide.cpp checks every one against the sampler). So nothing here belongs to a
+// game's state.
 #pragma once
+#include <algorithm>
 #include <array>
 #include <vector>
 
@@ -10,143 +13,136 @@
 
 namespace gamegen {
 
+// The first updates of a game's last step and of the one before: where its next step is likely to begin.
+struct Trail {
+    struct Place {
+        int32_t cell = 0, content = -1;
+    };
+    std::array<Place, 2> first;
+};
+
 class Drafts {
 public:
-    void clear() {
-        *this = Drafts();
-    }
+    Drafts() { trust_.fill(0.5f); }
 
-    // Append what probably follows `step` (its tokens so far, ACT first), at most `most` updates.
-    void propose(const Grammar& grammar, const std::vector<Token>& step, const int64_t* codes, size_t most,
-                 std::vector<Token>& out) const {
-        std::vector<Token> spelled = step;
-        for (size_t n = 0; n < most; ++n) {
-            const Guess* guess = likelier(spelled);
-            if (!guess || guess->kind != UPD) return;
-            Token next = spelled.back();
+    // Append what probably follows `step` (its tokens so far, ACT first): at most `most` updates, as long as all of them
+    // together are right with a probability of at least `least`. `codes`: the tile map before the step.
+    void propose(const Grammar& grammar, const Trail& trail, std::vector<Token> step, const int64_t* codes, double least,
+                 size_t most, std::vector<Token>& out) const {
+        double together = 1;
+        for (size_t n = 0; n < most && !memory_.empty(); ++n) {
+            const Guess* best = nullptr;
+            float surest = 0;
+            int32_t anchor = 0;
+            const Contexts contexts = contexts_of(grammar, trail, step, codes);
+            for (size_t i = 0; i < CONTEXTS; ++i) {
+                const Guess& guess = memory_[place(i, contexts[i].key)];
+                if (guess.key != contexts[i].key) continue;
+                const float share = trust_[trusted(i, step.back(), guess)];
+                if (share <= surest) continue;
+                best = &guess;
+                surest = share;
+                anchor = contexts[i].anchor;
+            }
+            if (!best || best->content < 0 || (together *= surest) < least) return;
+            Token next = step.back();
             next.kind = UPD;
-            next.a = guess->cell + (guess->relative ? anchor(spelled) : 0);
-            next.b = guess->code;
-            const int32_t first = spelled.back().kind == UPD ? spelled.back().a + 1 : 0;
+            next.a = best->cell + anchor;
+            next.b = best->content;
+            const int32_t first = step.back().kind == UPD ? step.back().a + 1 : 0;
             if (next.a < first || next.a >= grammar.n_cells() || codes[next.a] == next.b) return;
-            spelled.push_back(next);
+            step.push_back(next);
             out.push_back(next);
         }
     }
 
-    // Learn from a finished step, END included.
-    void learn(const std::vector<Token>& step) {
+    // Learn from a finished step, END included, before `codes` and `trail` move on.
+    void learn(const Grammar& grammar, Trail& trail, const std::vector<Token>& step, const int64_t* codes) {
+        if (memory_.empty()) memory_.resize(CONTEXTS * SIZE);
         std::vector<Token> so_far;
-        for (size_t i = 0; i + 1 < step.size(); ++i) {
-            so_far.push_back(step[i]);
-            const Token& next = step[i + 1];
-            note(by_place_, place_key(so_far), {0, next.a, next.b, static_cast<int8_t>(next.kind), 0, false});
-            note(by_movement_, movement_key(so_far),
-                 {0, next.a - anchor(so_far), next.b, static_cast<int8_t>(next.kind), 0, true});
-            note(by_code_, short_key(so_far),
-                 {0, next.a - anchor(so_far), next.b, static_cast<int8_t>(next.kind), 0, true});
+        for (size_t n = 0; n + 1 < step.size(); ++n) {
+            so_far.push_back(step[n]);
+            const Token& next = step[n + 1];
+            const Contexts contexts = contexts_of(grammar, trail, so_far, codes);
+            for (size_t i = 0; i < CONTEXTS; ++i) {
+                const bool update = next.kind == UPD;
+                note(i, step[n], {contexts[i].key, update ? next.a - contexts[i].anchor : 0, update ? next.b : -1, 1});
+            }
         }
-        last_.assign(step.begin(), step.end());
+        trail.first[1] = trail.first[0];
+        for (const Token& token : step)
+            if (token.kind == UPD) {
+                trail.first[0] = {token.a, token.b};
+                break;
+            }
     }
-
-    // Guesses that were checked, and those that were right: drafting pauses where too few are.
-    void count(size_t guessed, size_t right) {
-        if (!guessed) return;
-        const double share = static_cast<double>(right) / static_cast<double>(guessed);
-        accepted_ += 0.1 * (share - accepted_);
-        if (accepted_ < LEAST_ACCEPTED) pause_ = PAUSE, accepted_ = RESTART;
-    }
-    bool resting() { return pause_ > 0 && pause_-- > 0; }
 
 private:
-    static constexpr size_t SIZE = 512;
-    static constexpr uint8_t SURE = 2, SUREST = 3;  // times that a guess was right
-    static constexpr double LEAST_ACCEPTED = 0.6, RESTART = 0.8;
-    static constexpr int PAUSE = 64;  // steps
+    static constexpr size_t CONTEXTS = 5, SIZE = 4096;
+    static constexpr int32_t SUREST = 4;           // times in a row that a guess was right, as far as they are counted
+    static constexpr float RATE = 1.0f / 32;       // of what is counted of a context, when it was right or wrong once more
 
-    struct Guess {
+    struct Context {
         uint32_t key;
-        int32_t cell, code;
-        int8_t kind;
-        uint8_t sure;
-        bool relative;
+        int32_t anchor;  // cells are guessed relative to it
     };
-    using Table = std::array<Guess, SIZE>;
+    using Contexts = std::array<Context, CONTEXTS>;
+    struct Guess {
+        uint32_t key = 0;
+        int32_t cell = 0, content = -1;  // b of an update; -1: no update follows
+        int32_t sure = 0;
+    };
 
-    static uint32_t hash(uint32_t h, int32_t value) {
-        h = (h ^ static_cast<uint32_t>(value)) * 0x9E3779B1u;
-        return h ^ (h >> 15);
+    template <class... Values> static uint32_t hash(uint32_t h, Values... values) {
+        ((h = (h ^ static_cast<uint32_t>(values)) * 0x9E3779B1u, h ^= h >> 15), ...);
+        return h;
     }
-    const Token* first_update() const {
-        for (const Token& token : last_)
-            if (token.kind == UPD) return &token;
-        return nullptr;
-    }
-    // What a movement starts from: the update before, or the first one of the step before.
-    int32_t anchor(const std::vector<Token>& step) const {
-        if (step.back().kind == UPD) return step.back().a;
-        const Token* first = first_update();
-        return first ? first->a : 0;
-    }
-    uint32_t place_key(const std::vector<Token>& step) const {
-        uint32_t h = hash(1, step.front().a);
-        const Token& token = step.back();
-        h = hash(hash(hash(h, token.kind), token.a), token.b);
-        if (token.kind != UPD)
-            for (const Token& before : last_)
-                if (before.kind == UPD) h = hash(hash(h, before.a), before.b);
-        return h | 1;
-    }
-    uint32_t movement_key(const std::vector<Token>& step) const {
-        const Token& token = step.back();
-        uint32_t h = hash(2, token.kind);
-        if (token.kind == UPD) {
-            h = hash(h, token.b);
-            const Token& before = step[step.size() - 2];
-            if (before.kind == UPD) return hash(hash(h, token.a - before.a), before.b) | 1;
-            return hash(h, step.front().a) | 1;
+
+    static Contexts contexts_of(const Grammar& grammar, const Trail& trail, const std::vector<Token>& step, const int64_t* codes) {
+        const Token& last = step.back();
+        const int32_t action = step.front().a, m = grammar.map_cells, n = grammar.n_cells();
+        const bool update = last.kind == UPD;
+        const Trail::Place here = update ? Trail::Place{last.a, last.b} : trail.first[0];
+        Trail::Place before = trail.first[1];
+        if (update) {
+            const Token& token = step[step.size() - 2];
+            before = token.kind == UPD ? Trail::Place{token.a, token.b} : Trail::Place{last.a, -1 - action};
         }
-        h = hash(h, step.front().a);
-        for (const Token& before : last_)
-            if (before.kind == UPD) h = hash(hash(h, before.a - anchor(step)), before.b);
-        return h | 1;
+        const uint32_t code = hash(last.kind, here.content);
+        uint32_t looks = code;
+        for (int32_t offset : {0, 1, m - 1, m, m + 1}) looks = hash(looks, codes[(here.cell + offset) % n]);
+        return {{{looks | 1, here.cell},
+                 {hash(looks, here.cell) | 1, 0},
+                 {code | 1, here.cell},
+                 {hash(code, before.content, here.cell - before.cell) | 1, here.cell},
+                 {hash(code, action, here.cell) | 1, 0}}};
     }
-    // Less of what came before: met more often, right less often.
-    uint32_t short_key(const std::vector<Token>& step) const {
-        const Token& token = step.back();
-        uint32_t h = hash(hash(3, token.kind), token.kind == UPD ? token.b : step.front().a);
-        if (token.kind != UPD)
-            if (const Token* first = first_update()) h = hash(h, first->b);
-        return h | 1;
+
+    static size_t place(size_t context, uint32_t key) { return context * SIZE + key / 2 % SIZE; }
+
+    static size_t trusted(size_t context, const Token& last, const Guess& guess) {
+        return (2 * context + (last.kind == UPD)) * SUREST + static_cast<size_t>(guess.sure) - 1;
     }
-    const Guess* likelier(const std::vector<Token>& step) const {
-        const Guess* best = nullptr;
-        const auto consider = [&](const Table& table, uint32_t key) {
-            const Guess& guess = table[key % SIZE];
-            if (guess.key == key && guess.sure >= SURE && (!best || guess.sure > best->sure)) best = &guess;
-        };
-        consider(by_place_, place_key(step));
-        consider(by_movement_, movement_key(step));
-        consider(by_code_, short_key(step));
-        return best;
-    }
-    static void note(Table& table, uint32_t key, Guess seen) {
-        Guess& guess = table[key % SIZE];
-        seen.key = key;
-        if (guess.key == key && guess.kind == seen.kind && guess.cell == seen.cell && guess.code == seen.code) {
-            if (guess.sure < SUREST) ++guess.sure;
-        } else if (guess.sure > 0 && (guess.key != key || guess.sure == SUREST)) {
-            --guess.sure;
-        } else {
-            seen.sure = 1;
+
+    void note(size_t context, const Token& last, const Guess& seen) {
+        Guess& guess = memory_[place(context, seen.key)];
+        if (guess.key == seen.key) {
+            const bool right = guess.cell == seen.cell && guess.content == seen.content;
+            float& share = trust_[trusted(context, last, guess)];
+            share += RATE * (static_cast<float>(right) - share);
+            if (right)
+                guess.sure = std::min(guess.sure + 1, SUREST);
+            else if (guess.sure > 1)
+                guess.sure /= 2;
+            else
+                guess = seen;
+        } else if (--guess.sure <= 0) {
             guess = seen;
         }
     }
 
-    Table by_place_{}, by_movement_{}, by_code_{};
-    std::vector<Token> last_;  // tokens of the step before
-    double accepted_ = RESTART;
-    int pause_ = 0;
+    std::vector<Guess> memory_;  // (CONTEXTS, SIZE), empty until something was learned
+    std::array<float, CONTEXTS * 2 * SUREST> trust_;  // how often guesses were right: by what came last, and by how sure they are
 };
 
 }  // namespace gamegen

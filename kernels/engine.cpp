@@ -6,7 +6,8 @@
 namespace gamegen {
 
 constexpr size_t AT_ONCE = 64;  // games that one thread decodes side by side
-constexpr size_t FEW_GAMES = 4;   // up to so many on one thread, drafting pays
+constexpr size_t FEW_GAMES = 8;   // up to so many on one thread, guessing pays
+constexpr double PASS_ROWS = 1.3;  // what a pass costs by itself, in rows (pocket, measured)
 constexpr size_t MOST_DRAFTED = 6;
 constexpr size_t KEPT_TOKENS = 16;  // room for staged tokens that a slot keeps; what a dense step needed is given back
 
@@ -56,7 +57,7 @@ void Engine::commit(Slot& s, Stage& stage, int64_t start, size_t count) {
     }
 }
 
-void Engine::prefill(size_t index, const std::vector<Token>& tokens) {
+void Engine::prefill(size_t index, const std::vector<Token>& tokens, Scores* scores) {
     settle(index);
     Slot& s = slots_[index];
     Worker& worker = *workers_.front();
@@ -69,6 +70,10 @@ void Engine::prefill(size_t index, const std::vector<Token>& tokens) {
             rows.push_back({&s, tokens[i], start + static_cast<int64_t>(i), start, &s.stage, i, false});
         worker.forward.run(rows.data(), rows.size());
         worker.decider.remember(rows.data(), 0, rows.size());
+        if (scores) {
+            const size_t after = first + 1;
+            worker.decider.score(rows.data(), rows.size(), tokens.data() + after, std::min(rows.size(), tokens.size() - after), *scores);
+        }
     }
     commit(s, s.stage, start, tokens.size());
     s.stage.release();
@@ -156,13 +161,6 @@ std::vector<Engine::Active> Engine::decode(std::vector<Active> steps, size_t wan
     return rest;
 }
 
-void Engine::draft(const Active& game, size_t games, std::vector<Token>& out) const {
-    Slot& s = *game.slot;
-    // Many games fill a pass anyway; then a guess costs as much as it saves.
-    if (drafting_ == Drafting::NEVER || (drafting_ == Drafting::AUTO && (games > FEW_GAMES || s.drafts.resting()))) return;
-    s.drafts.propose(model_.config.grammar, game.tokens, s.codes, std::min(MOST_DRAFTED, MAX_ROWS / games - 2), out);
-}
-
 void Engine::work(Worker& worker, Round& round, std::vector<Active>& games, std::vector<Active>& done) {
     std::vector<Row> rows;
     std::vector<Sequence> sequences;
@@ -177,12 +175,19 @@ void Engine::work(Worker& worker, Round& round, std::vector<Active>& games, std:
         if (games.empty()) return;
         rows.clear();
         sequences.clear();
+        const bool pays = drafting_ == Drafting::ALWAYS || (drafting_ == Drafting::AUTO && games.size() <= FEW_GAMES);
+        Drafts* const drafts = pays ? &worker.drafts : nullptr;
+        // A guess costs a row. If right it saves a row and a share of a pass, which several games have in common.
+        const auto sharing = static_cast<double>(games.size());
+        const double least = drafting_ == Drafting::ALWAYS ? 0 : sharing / (sharing + PASS_ROWS);
         for (Active& game : games) {
             Slot& s = *game.slot;
             const size_t count = game.tokens.size();
             if (s.pending) rows.push_back(end_row(s));
             tokens.assign(1, game.last());
-            draft(game, games.size(), tokens);
+            if (drafts)
+                drafts->propose(model_.config.grammar, s.trail, game.tokens, s.codes, least,
+                                std::min(MOST_DRAFTED, MAX_ROWS / games.size() - 2), tokens);
             sequences.push_back({rows.size(), tokens.size(), static_cast<int64_t>(count) - 1});
             // Room for all of them first: a stage that grows moves.
             s.stage.ensure(count + tokens.size());
@@ -199,14 +204,13 @@ void Engine::work(Worker& worker, Round& round, std::vector<Active>& games, std:
         for (size_t i = 0; i < games.size(); ++i) {
             Slot& s = *games[i].slot;
             const size_t drafted = sequences[i].count - 1, right = decisions[i].decided.size() - 1;
-            s.drafts.count(drafted, right);
             ++worker.counts.passes;
             worker.counts.drafted += static_cast<int64_t>(drafted);
             worker.counts.right += static_cast<int64_t>(right);
             // Updates of wrong guesses never were.
             const int64_t last = rows[sequences[i].first + right].position;
             while (!s.latest.empty() && s.latest.back().position > last) s.latest.pop_back();
-            if (take(games[i], decisions[i])) {
+            if (take(games[i], decisions[i], drafts)) {
                 done.push_back(std::move(games[i]));
                 ++round.finished;
             } else {
@@ -218,7 +222,7 @@ void Engine::work(Worker& worker, Round& round, std::vector<Active>& games, std:
     }
 }
 
-bool Engine::take(Active& game, const Decision& decision) {
+bool Engine::take(Active& game, const Decision& decision, Drafts* drafts) {
     for (const Token& token : decision.decided) {
         game.tokens.push_back(token);
         if (token.kind == SCROLL) {
@@ -231,11 +235,11 @@ bool Engine::take(Active& game, const Decision& decision) {
         }
     }
     if (game.last().kind != END) return false;
-    finish(game);
+    finish(game, drafts);
     return true;
 }
 
-void Engine::finish(Active& game) {
+void Engine::finish(Active& game, Drafts* drafts) {
     Slot& s = *game.slot;
     Outcome& outcome = game.outcome;
     const Token& end = game.last();
@@ -243,6 +247,7 @@ void Engine::finish(Active& game) {
     outcome.reward_class = end.a;
     outcome.done = end.b;
     outcome.tokens = static_cast<int32_t>(count);
+    if (drafts) drafts->learn(model_.config.grammar, s.trail, game.tokens, s.codes);
     for (size_t i = 0; i < outcome.cells.size(); ++i) s.codes[outcome.cells[i]] = outcome.codes[i];
     commit(s, s.stage, *s.position, count - 1);
     s.held[(static_cast<size_t>(*s.position) + count - 1) % model_.config.window] = -1;
@@ -256,7 +261,6 @@ void Engine::finish(Active& game) {
     *s.since_keyframe += static_cast<int64_t>(count);
     ++*s.time;
     if (s.latest.size() > REACH) s.latest.erase(s.latest.begin(), s.latest.end() - REACH);
-    if (drafting_ != Drafting::NEVER) s.drafts.learn(game.tokens);
 }
 
 }  // namespace gamegen

@@ -41,7 +41,8 @@ public:
     std::vector<std::pair<size_t, Outcome>> receive(size_t count);
     bool busy(size_t slot) const { return busy_[slot]; }
     // Append known tokens of one keyframe or one step at the slot's position, which stays.
-    void prefill(size_t slot, const std::vector<Token>& tokens);
+    // `scores`, if wanted: what the heads say at every token of what comes after it.
+    void prefill(size_t slot, const std::vector<Token>& tokens, Scores* scores = nullptr);
     // Compute what is decided but not yet in the cache, so that the slot can be saved.
     void settle(size_t slot);
 
@@ -65,6 +66,7 @@ private:
     struct Worker {
         Forward forward;
         Decider decider;
+        Drafts drafts;
         Counts counts;
         Worker(const Model& model, const Ops& ops, bool half, const std::vector<float>& table, float temperature)
             : forward(model, ops, half), decider(forward, table, temperature) {}
@@ -87,9 +89,9 @@ private:
     // Decode steps until `wanted` are finished: those go to `done`; return the others, the oldest first.
     std::vector<Active> decode(std::vector<Active> steps, size_t wanted, std::vector<Active>& done);
     void work(Worker& worker, Round& round, std::vector<Active>& games, std::vector<Active>& done);
-    void draft(const Active& game, size_t games, std::vector<Token>& out) const;
-    bool take(Active& game, const Decision& decision);
-    void finish(Active& game);
+    // `drafts`: what learns from a finished step, or null.
+    bool take(Active& game, const Decision& decision, Drafts* drafts);
+    void finish(Active& game, Drafts* drafts);
     void commit(Slot& slot, Stage& stage, int64_t start, size_t count);
     Row end_row(Slot& slot) const;
     static void forget_end(Slot& slot);

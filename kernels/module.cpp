@@ -50,6 +50,23 @@ public:
         engine_->prefill(slot, tokens);
     }
 
+    // The same, and the logits at every token of what comes after it: events, codes of updates, rewards with game overs.
+    nb::tuple score(size_t slot, const Rows& rows) {
+        idle(slot);
+        const std::vector<Token> tokens = read_tokens(config_, rows);
+        Scores scores;
+        {
+            const nb::gil_scoped_release unlocked;
+            engine_->prefill(slot, tokens, &scores);
+        }
+        const auto lend_rows = [](std::vector<float>& values, size_t width) {
+            const size_t n = values.size() / width;
+            return lend(std::move(values), {n, width});
+        };
+        return nb::make_tuple(lend_rows(scores.events, static_cast<size_t>(config_.grammar.n_events())),
+                              lend_rows(scores.codes, static_cast<size_t>(config_.grammar.n_codes)), lend_rows(scores.ends, 5));
+    }
+
     nb::tuple step(const std::vector<int64_t>& slots, const std::vector<int64_t>& actions) {
         std::vector<Outcome> outcomes;
         {
@@ -234,6 +251,7 @@ NB_MODULE(_native, m) {
              nb::arg("temperature"), nb::arg("kv_bits"), nb::arg("precision"), nb::arg("isa"), nb::arg("threads"))
         .def("clear", &NativeEngine::clear)
         .def("prefill", &NativeEngine::prefill)
+        .def("score", &NativeEngine::score)
         .def("step", &NativeEngine::step)
         .def("send", &NativeEngine::send)
         .def("receive", &NativeEngine::receive)

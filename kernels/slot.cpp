@@ -93,11 +93,11 @@ void Slot::clear() {
     std::fill(held.begin(), held.end(), int16_t{-1});
     latest.clear();
     pending.reset();
-    drafts.clear();
+    trail = {};
 }
 
 size_t Slot::bytes() const {
-    return memory_.size() + sizeof(Drafts) + held.size() * 2 + latest.capacity() * sizeof(Update) +
+    return memory_.size() + held.size() * 2 + latest.capacity() * sizeof(Update) +
            (stage.values.capacity() + previous.values.capacity()) * 4;
 }
 

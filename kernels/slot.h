@@ -44,7 +44,7 @@ public:
     Stage stage, previous;          // of the step being decoded; of the step whose END is pending
     std::optional<Token> pending;   // END of the last step: decided, its keys and values not yet computed
     size_t pending_index = 0;       // its place in its step
-    Drafts drafts;                  // guesses; no part of the game's state
+    Trail trail;                    // what guesses go by; no part of the game's state
 
     void allocate(const Config& config, bool half);
     HeadCache cache(size_t layer_head) const;

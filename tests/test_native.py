@@ -115,30 +115,81 @@ def test_modules_can_be_off(
     assert play(native, 0, ACTIONS[:40]) == play(cached, 0, ACTIONS[:40])
 
 
-@pytest.mark.parametrize("slots", [1, 5])
+@pytest.mark.parametrize("modules", [(), ("pointer",), ("pointer", "ballistics")])
+@pytest.mark.parametrize(("slots", "threads"), [(1, 1), (5, 1), (5, 2)])
 def test_drafting_changes_nothing_but_the_number_of_passes(
-    small_map_config: ModelConfig, tile_map: np.ndarray, slots: int
+    small_map_config: ModelConfig, tile_map: np.ndarray, slots: int, threads: int, modules: tuple[str, ...]
 ) -> None:
-    """A cool sampler repeats itself, so that many guesses are right; some are wrong at any temperature."""
-    lively = random_model(small_map_config, end_bias=1.0)[1]
+    """Every game is played twice, so that many guesses are right the second time."""
+    on = {module: module in modules for module in ("pointer", "ballistics")}
+    transformer = dataclasses.replace(small_map_config.transformer, **on)
+    config = dataclasses.replace(small_map_config, transformer=transformer)
+    lively = random_model(config, end_bias=1.0)[1]
     games, states, counts = [], [], []
-    for when in ("never", "always"):
-        engine = NativeEngine(small_map_config, lively, slots, temperature=0.2, threads=1)
+    for when in ("never", "auto", "always"):
+        engine = NativeEngine(config, lively, slots, threads=threads)
         engine.draft(when)
-        for slot in range(slots):
-            engine.reset(slot, tile_map, seed=slot)
-        batches = [engine.step(range(slots), [t // 9 % 3] * slots) for t in range(150)]
+        batches = []
+        for _ in range(2):
+            for slot in range(slots):
+                engine.reset(slot, tile_map, seed=slot)
+            batches += [engine.step(range(slots), [t // 9 % 3] * slots) for t in range(60)]
         games.append([spell(batch, i) for batch in batches for i in range(slots)])
         states.append([engine.save(i) for i in range(slots)])
         counts.append(engine.counts())
-    assert games[0] == games[1]
-    assert all(same(a, b) for a, b in zip(*states, strict=True))
-    never, always = counts
+    assert games[0] == games[1] == games[2]
+    assert all(same(a, b) for other in states[1:] for a, b in zip(states[0], other, strict=True))
+    never, auto, always = counts
     assert never.drafted == 0
+    assert auto.drafted < always.drafted
     assert 0 < always.right < always.drafted
-    assert always.passes == never.passes - always.right
+    assert all(drafting.passes == never.passes - drafting.right for drafting in (auto, always))
     with pytest.raises(ValueError, match="drafting: expected auto, never or always, got 'often'"):
         engine.draft("often")
+
+
+def test_what_was_learned_in_one_game_is_guessed_in_the_next(
+    small_map_config: ModelConfig, tile_map: np.ndarray
+) -> None:
+    engine = NativeEngine(small_map_config, random_model(small_map_config, end_bias=1.0)[1], 2)
+    games, right = [], []
+    for slot in (0, 1):
+        before = engine.counts().right
+        engine.reset(slot, tile_map, seed=7)
+        games.append(play(engine, slot, ACTIONS))
+        right.append(engine.counts().right - before)
+    assert games[0] == games[1]
+    assert right[1] > right[0]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_scores_are_what_a_step_is_drawn_from(
+    small_map_config: ModelConfig, tile_map: np.ndarray, precision: str
+) -> None:
+    """At temperature 0 a step says the largest of them."""
+    transformer = dataclasses.replace(small_map_config.transformer, pointer=False)
+    config = dataclasses.replace(small_map_config, transformer=transformer)
+    lively = random_model(config, end_bias=1.0)[1]
+    engine = NativeEngine(config, lively, 1, temperature=0.0, precision=precision)
+    engine.reset(0, tile_map, seed=0)
+    updates = 0
+    for action in ACTIONS[:12]:
+        before = engine.save(0)
+        batch = engine.step([0], [action])
+        after = engine.save(0)
+        step = Step(action, tuple(batch.scroll[0].tolist()), batch.cells, batch.codes, int(batch.reward_class[0]),
+                    bool(batch.done[0]), batch.motions)  # fmt: skip
+        rows = engine.grammar.step_tokens(step, before["origin"], int(before["time"])).astype(np.int64)
+        engine.load(0, before)
+        events, codes, ends = engine._engine.score(0, rows)
+        said = [*batch.cells.tolist(), engine.grammar.end_event]
+        assert events[:-1].argmax(1).tolist()[-len(said) :] == said
+        codes[np.arange(len(codes)), before["codes"][batch.cells]] = -np.inf
+        assert codes.argmax(1).tolist() == batch.codes.tolist()
+        assert [ends[-2, :3].argmax(), ends[-2, 3:].argmax()] == [batch.reward_class[0], batch.done[0]]
+        engine.load(0, after)
+        updates += len(batch.cells)
+    assert updates > 5
 
 
 def packaged_tile_map(name: str) -> np.ndarray:
