@@ -12,8 +12,8 @@ What may differ, and how far: a draw is the largest of logit / temperature + noi
 more than e, the class that `native` draws lies at most 2 e / temperature below the one that PyTorch draws. Both sides
 are measured: e, over the classes that noise can reach, and the margin, what a draw that differs lies below, times the
 temperature. A margin beyond twice its own draw's e ends the run with an error: then masks, noise or samplers differ and
-not the arithmetic. Where e comes from: in float32 from sums in another order, a millionth of a logit, which now and
-then tip a value in the 4-bit cache to its neighbour, one of 15 steps; in int8 and int4 from rounding weights and
+not the arithmetic. Where e comes from: in float32 from sums in another order, a ten-thousandth of a nat, which now
+and then tip a value in the 4-bit cache to its neighbour, one of 15 steps; in int8 and int4 from rounding weights and
 activations to 1/254 (weights of int4: 1/15) of the largest beside them.
 
 A game's figures are kept in --keep as it ends and not computed again. The last line is JSON.
@@ -101,13 +101,14 @@ def compare(ours: Tensor, theirs: Tensor, drawn: Tensor, keys: Tensor, temperatu
     Args:    ours, theirs: (n, classes) logits; drawn (n,): by `native`; keys (n,): of the noise.
     Returns: (n, 2): error e of the logits, and margin below the class that `torch` draws, both in nats of a logit.
     """
-    theirs, ours = (x.masked_fill(~torch.isfinite(x), -1e9) for x in (theirs, ours))
     table = sampling.gumbel_table()
     in_reach = theirs >= theirs.amax(1, keepdim=True) - float(table[-1] - table[0]) * temperature
     in_reach.scatter_(1, drawn[:, None], True)
-    error = ((ours - theirs).abs() * in_reach).amax(1)
-    score = theirs + temperature * sampling.gumbel(keys[:, None], torch.arange(theirs.shape[1]))
-    margin = score.amax(1) - score.gather(1, drawn[:, None])[:, 0]
+    row, found = in_reach.nonzero(as_tuple=True)
+    off = (ours[row, found] - theirs[row, found]).abs()
+    score = theirs[row, found] + temperature * sampling.gumbel(keys[row], found)
+    error, best = (torch.full((len(drawn),), -torch.inf).scatter_reduce(0, row, x, "amax") for x in (off, score))
+    margin = best - (theirs.gather(1, drawn[:, None])[:, 0] + temperature * sampling.gumbel(keys, drawn))
     if (margin > 2 * error + ROUNDING).any():
         raise AssertionError(
             f"margins {margin.tolist()} beyond twice the errors {error.tolist()}: no rounding explains it"
