@@ -22,6 +22,7 @@ import torch
 from tqdm import trange
 
 from gamegen_env.checkpoint import load_tokenizer
+from gamegen_env.closed_loop import RULES_VERSION
 from gamegen_env.config import PRESETS, ModelConfig
 from gamegen_env.tokenizer import Tokenizer
 from gamegen_env.training.batches import Sampler
@@ -116,8 +117,9 @@ def main() -> None:
     kept = Path(args.out)
     kept.parent.mkdir(parents=True, exist_ok=True)
     runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    regime = {"rules": RULES_VERSION, "games": args.games, "motion": args.motion, "rate": args.learning_rate}
     for budget, size in itertools.product((int(b) for b in args.budgets.split(",")), SIZES):
-        what = {"games": args.games, "motion": args.motion, "rate": args.learning_rate, "size": size, "budget": budget}
+        what = regime | {"size": size, "budget": budget}
         if any(what.items() <= run.items() for run in runs):
             continue
         steps = budget // (BATCH * window)
@@ -126,7 +128,7 @@ def main() -> None:
         runs.append(what | {"parameters": parameters(shape), "tokens": steps * BATCH * window, "loss": round(loss, 4)})
         with kept.open("a") as file:
             file.write(json.dumps(runs[-1]) + "\n")
-    same = [run for run in runs if run["games"] == args.games and run["motion"] == args.motion]
+    same = [run for run in runs if regime.items() <= run.items()]
     n, d, loss = (np.array([run[name] for run in same], float) for name in ("parameters", "tokens", "loss"))
     print("| parameters | tokens | held-out loss |\n|---|---|---|")
     for run in same:
