@@ -27,4 +27,17 @@ export PYTHONPATH="$PWD" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # The interpreter itself leaks at exit.
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 LD_PRELOAD="$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libubsan.so)" \
-    python -m pytest -q -p no:cacheprovider "${tests[@]}" "$@"
+    python - $target -q -p no:cacheprovider "${tests[@]}" "$@" << 'EOF'
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.argv.pop(1) == "_native":
+    # An editable install finds its own package before it looks here.
+    sys.meta_path = [finder for finder in sys.meta_path if type(finder).__name__ != "ScikitBuildRedirectingFinder"]
+    from gamegen_env.engine import _native
+
+    assert Path(_native.__file__).is_relative_to(Path.cwd()), f"expected the engine built here, got {_native.__file__}"
+sys.exit(pytest.main(sys.argv[1:]))
+EOF
