@@ -125,7 +125,7 @@ def test_decoded_stream_is_the_encoders_canvas_bit_for_bit(coder: PatchTable, er
         decoded = decode_stream(stream, clip, frames[0], CONFIG, coder)
         assert decoded.shape == frames.shape
         loop, slot = ClosedLoop(CONFIG, coder, 1, error_rate), np.zeros(1, np.int64)
-        loop.canvas.reset(slot, frames[:1])
+        loop.start(slot, frames[:1])
         assert np.array_equal(loop.canvas.codes[0], stream.codes[clip])
         for t in range(1, len(frames)):
             loop.step(slot, frames[t - 1 : t], frames[t : t + 1], np.array([clip]), np.array([t]))
@@ -319,7 +319,7 @@ def test_errors_are_flagged_where_they_are(coder: PatchTable) -> None:
     slot, n_updates, n_wrong, n_dropped, n_after, n_end = np.zeros(1, np.int64), 0, 0, 0, 0, 0
     for clip, frames in enumerate(RECORDING):
         bad, good = ClosedLoop(CONFIG, coder, 1, 0.3, seed=5), ClosedLoop(CONFIG, coder, 1)
-        bad.canvas.reset(slot, frames[:1])
+        bad.start(slot, frames[:1])
         for t in range(1, len(frames)):
             good.canvas.load(0, bad.canvas.save(0))
             pair = frames[t - 1 : t], frames[t : t + 1], np.array([clip]), np.array([t])

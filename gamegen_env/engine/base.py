@@ -206,7 +206,7 @@ class Engine(ABC):
     def save(self, slot: int) -> State:
         """Return a copy of everything that the slot's future depends on."""
         self.check_slots([slot])
-        return {name: np.array(getattr(self, name)[slot]) for name in _INTEGERS} | self._save_context(slot)
+        return {name: np.array(getattr(self, name)[slot]) for name in INTEGERS} | self._save_context(slot)
 
     def load(self, slot: int, state: State) -> None:
         """Put a saved state into a slot, of this engine or another one of the same name and kv_bits.
@@ -221,7 +221,7 @@ class Engine(ABC):
             got = np.asarray(state[name])
             if got.dtype != array.dtype or (got.shape != array.shape and name != "stream"):
                 raise ValueError(f"state[{name!r}]: expected {array.shape} {array.dtype}, got {got.shape} {got.dtype}")
-        for name in _INTEGERS:
+        for name in INTEGERS:
             getattr(self, name)[slot] = state[name]
         self._load_context(slot, state)
 
@@ -279,7 +279,8 @@ class Engine(ABC):
 
 
 BUILD = "Building it needs a C++20 compiler: `pip install -e .` in a clone."
-_INTEGERS = ("codes", "origin", "camera", "seed", "position", "time", "since_keyframe")
+# Arrays of every engine, a row or number per slot: part of a snapshot, shared with the compiled engines.
+INTEGERS = ("codes", "origin", "camera", "seed", "position", "time", "since_keyframe")
 
 
 def make_engine(

@@ -167,8 +167,8 @@ class CachedEngine(Engine):
         return self._finish(slots, [results[slot] for slot in slots])
 
     def _start(self, decoding: Decoding, row: int, slot: int, action: int) -> None:
-        integers = (int(x[slot]) for x in (self.time, self.seed))
-        decoding.start(row, slot, action, int(self.camera[slot]), self.codes[slot], self.origin[slot], *integers)
+        camera, time, seed = int(self.camera[slot]), int(self.time[slot]), int(self.seed[slot])
+        decoding.start(row, slot, action, camera, self.codes[slot], self.origin[slot], time, seed)
 
     def _forward(self, decoding: Decoding) -> Tensor:
         """Append the last token of every busy row; return hidden states (tile, d_model) of the first rows."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from gamegen_env.config import ModelConfig
 from gamegen_env.engine import _native
-from gamegen_env.engine.base import Engine, State, StepBatch
+from gamegen_env.engine.base import INTEGERS, Engine, State, StepBatch
 from gamegen_env.sampling import gumbel_table
 from gamegen_env.transformer import Transformer
 
@@ -110,8 +110,7 @@ class NativeEngine(Engine):
         weights = {name: tensor.contiguous().numpy() for name, tensor in transformer.state_dict().items()}
         if self.motions is not None:
             weights["patches"] = self.motions.patches.astype(np.float32)
-        shared = ("codes", "origin", "camera", "seed", "position", "time", "since_keyframe")
-        return numbers, weights, {name: getattr(self, name) for name in shared}, gumbel_table().numpy()
+        return numbers, weights, {name: getattr(self, name) for name in INTEGERS}, gumbel_table().numpy()
 
     @property
     def isa(self) -> str:
