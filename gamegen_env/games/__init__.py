@@ -14,6 +14,7 @@ from gamegen_env.games.base import SPLITS, GameSource
 _SOURCES = {
     "ale": ("gamegen_env.games.ale", "AleSource"),
     "gameworld": ("gamegen_env.games.gameworld", "GameworldSource"),
+    "invented": ("gamegen_env.games.invented", "InventedSource"),
     "physics": ("gamegen_env.games.physics", "PhysicsSource"),
     "procgen": ("gamegen_env.games.procgen", "ProcgenSource"),
     "vizdoom": ("gamegen_env.games.vizdoom", "VizdoomSource"),
@@ -42,6 +43,7 @@ POCKET_MIX: dict[str, int] = {
     **{f"procgen:{g}": 98_304 for g in ("dodgeball", "bossfight", "climber", "caveflyer", "starpilot", "fruitbot")},
     "procgen:coinrun": 73_728,
     **{f"physics:{kind}": 98_304 for kind in ("fall", "bounce", "jump")},
+    **{f"invented:{kind}": 65_536 for kind in ("roam", "leap", "catch", "tour")},
 }
 
 
