@@ -17,7 +17,7 @@ from gamegen_env.games.shards import Shard, write_shard
 from gamegen_env.stream import Grammar
 from gamegen_env.training.batches import Sampler
 from gamegen_env.training.data import load_streams
-from gamegen_env.training.selfplay import RUN, SelfPlay
+from gamegen_env.training.selfplay import RUNS, SelfPlay
 from tests.patch_table import PatchTable
 
 
@@ -75,7 +75,18 @@ def test_the_models_steps_come_in_runs_and_carry_no_loss(checkpoint: Checkpoint,
             np.full(len(steps), clip), np.arange(1, len(steps) + 1)
         )
         assert not steps[~wanted].any()
-        assert (np.diff(wanted.astype(int)).nonzero()[0] % RUN == RUN - 1).all()
+
+
+def test_every_clip_has_a_length_of_run_and_all_lengths_occur(checkpoint: Checkpoint) -> None:
+    player, times = SelfPlay(checkpoint.config, checkpoint.transformer, 0.2, num_slots=1), np.arange(1, 2049)
+    met, share = set(), []
+    for clip in range(30):
+        wanted = player.turns(np.full(len(times), clip), times)
+        ends = np.diff(wanted.astype(int)).nonzero()[0] + 1
+        met.add(max(run for run in RUNS if (ends % run == 0).all()))
+        share.append(wanted.mean())
+    assert met == set(RUNS)
+    assert 0.17 < np.mean(share) < 0.23
 
 
 def test_the_encoder_repairs_what_the_model_did(checkpoint: Checkpoint, played: Stream) -> None:

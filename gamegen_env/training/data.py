@@ -21,7 +21,7 @@ from gamegen_env.config import ModelConfig
 from gamegen_env.games.restyle import restyle
 from gamegen_env.games.shards import Shard, iter_clips, read_meta, read_shard
 from gamegen_env.tokenizer import Tokenizer
-from gamegen_env.training.selfplay import RUN, SelfPlay
+from gamegen_env.training.selfplay import RUNS, SelfPlay
 
 RESTYLED = 4  # one clip in so many is coded in another style, too
 PLAYED_FRAMES = 8192  # per game, are coded with a model playing some of the steps
@@ -95,7 +95,8 @@ def load_streams(
             raise ValueError(f"player {player}: expected a model of tokenizer {fingerprint}, got one of another")
         if model.config.stream != config.stream:
             raise ValueError(f"player {player}: expected {config.stream}, got {model.config.stream}")
-        variant += f"-played{PLAYED_FRAMES}-{PLAYED_SHARE:g}x{RUN}-{model.fingerprint}"
+        runs = "-".join(map(str, RUNS))
+        variant += f"-played{PLAYED_FRAMES}-{PLAYED_SHARE:g}x{runs}-{model.fingerprint}"
         described += ", played"
     paths, missing = [], {}
     for name in games or sorted(folders):

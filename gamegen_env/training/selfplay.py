@@ -1,9 +1,10 @@
 """Self-rollouts: streams in which the model plays some of the steps itself.
 
 What a model meets when it plays on alone is not what it learned from: its own small errors,
-then errors upon these. So now and then it takes RUN steps of a recording under the true keys,
-and the closed-loop encoder, whose canvas shows what came of it, goes on from there: its next
-updates are the repair. The model's steps carry no loss, the repair does.
+then errors upon these. So now and then it takes a run of steps of a recording under the true
+keys, and the closed-loop encoder, whose canvas shows what came of it, goes on from there: its
+next updates are the repair. The model's steps carry no loss, the repair does. Long runs, in
+some of the clips, show what short ones cannot: that a game does not stay without its ball.
 
 Source: DAgger, arXiv 1011.0686, with the encoder as the expert. The model's steps that move the
 camera are undone: from a view that is not where the game's is, everything would be repair.
@@ -21,7 +22,7 @@ from gamegen_env.engine.base import StepBatch, make_engine
 from gamegen_env.stream import Step
 from gamegen_env.transformer import Transformer
 
-RUN = 4  # steps that the model plays in a row
+RUNS = (4, 4, 32)  # steps that the model plays in a row; each clip has one of these
 SLOTS = 32
 
 
@@ -34,7 +35,7 @@ class SelfPlay:
     ) -> None:  # fmt: skip
         """Set up an engine.
 
-        Args:   share: of the steps that the model plays, in runs of RUN; num_slots: clips encoded side by side;
+        Args:   share: of the steps that the model plays, in RUNS; num_slots: clips encoded side by side;
                 patches: as `Engine`.
         Raises: ValueError unless 0 < share < 1.
         """
@@ -50,7 +51,8 @@ class SelfPlay:
 
     def turns(self, clips: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Tell whose steps are the model's, (n,) bool."""
-        drawn = noise(self.seed, clips, (times - 1) // RUN) & np.uint64(0xFFFFFFFF)
+        run = np.array(RUNS)[noise(self.seed, clips) % np.uint64(len(RUNS))]
+        drawn = noise(self.seed, clips, (times - 1) // run) & np.uint64(0xFFFFFFFF)
         return drawn < self.share * 2**32
 
     def play(self, slots: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, StepBatch]:
