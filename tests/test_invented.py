@@ -121,6 +121,33 @@ def test_a_racket_throws_back_what_it_meets() -> None:
     assert turned >= 5
 
 
+def test_traffic_keeps_to_its_lanes_and_comes_round_again() -> None:
+    game = next(g for g in games("roam", 50) if any(t.manner == "lane" for t in g.things))
+    game.player.position = np.zeros(2)
+    lanes = [(thing, thing.position[1]) for thing in game.things]
+    for thing in game.things:
+        thing.touch = ""
+    for _ in range(150):
+        game.step(NOOP)
+    for thing, y in lanes:
+        assert thing.position[1] == y
+        assert -thing.look.size[0] - 2 <= thing.position[0] <= game.span[0] + 2
+
+
+def test_a_runner_stays_while_the_world_comes() -> None:
+    game = next(g for g in games("leap", 50) if not g.axes[0])
+    for _ in range(40):
+        game.step(NOOP)
+    x, y = game.player.position
+    ahead = {float(np.sign(thing.velocity[0])) for thing in game.things}
+    assert ahead in ({-1.0}, {1.0})
+    assert game.grounded
+    game.things = []
+    game.step(token("UPRIGHT"))
+    assert game.player.position[0] == x
+    assert game.player.position[1] < y
+
+
 def test_a_shot_removes_what_it_hits() -> None:
     game = next(g for g in games("catch", 50) if g.armed and g.axes[0] and g.things)
     emptied(game)

@@ -43,7 +43,7 @@ POCKET_MIX: dict[str, int] = {
     **{f"procgen:{g}": 98_304 for g in ("dodgeball", "bossfight", "climber", "caveflyer", "starpilot", "fruitbot")},
     "procgen:coinrun": 73_728,
     **{f"physics:{kind}": 98_304 for kind in ("fall", "bounce", "jump")},
-    **{f"invented:{kind}": 65_536 for kind in ("roam", "leap", "catch", "tour")},
+    **{f"invented:{kind}": 131_072 for kind in ("roam", "leap", "catch", "tour")},
 }
 
 

@@ -22,6 +22,7 @@ from gamegen_env.actions import BUTTONS, N_DIRECTIONS, OFFSETS, token
 from gamegen_env.games.artwork import Sprite, backdrop, colours, sprite, walls
 from gamegen_env.games.base import FRAME_SIZE, GameSource, Step, check_tokens
 
+VERSION = 2  # of what equal seeds give; recordings tell by it what they are
 EPISODE = 192  # steps at most
 TILE = 4  # pixels; levels are built of them
 MAX_FALL = 5.0  # pixels per step
@@ -44,7 +45,7 @@ class Thing:
     Attributes:
         look: its picture.
         position: (2,) float64, x and y of its top left corner; velocity: (2,), per step.
-        manner: "still", "bounce", "fall", "pass", "hunt", "wander" or "shot".
+        manner: "still", "bounce", "fall", "pass", "lane" (as pass, always in its row), "hunt", "wander" or "shot".
         touch: what meeting the player does: "take" (+1), "harm" (-1, the end), "deflect" or "".
     """
 
@@ -199,10 +200,13 @@ class Game:
             thing.velocity[axis] = np.sign(gap[axis]) * min(pace, max(abs(gap[axis]), 0.25))
         elif thing.manner == "wander" and self.rng.random() < 0.08:
             thing.velocity = thing.velocity[::-1] * self.rng.choice((-1, 1))
-        if thing.manner in ("fall", "pass"):  # through everything, and in again on the other side
+        if thing.manner in ("fall", "pass", "lane"):  # through everything, and in again on the other side
             thing.position += thing.velocity
-            if (thing.position < -thing.look.size).any() or (thing.position > self.span).any():
-                self._enter(thing)
+            ahead = np.sign(thing.velocity)
+            if ((ahead < 0) & (thing.position < -thing.look.size)).any() or (
+                (ahead > 0) & (thing.position > self.span)
+            ).any():
+                self.enter(thing)
             return
         stopped = self.move(thing, thing.velocity)
         if thing.manner == "shot":
@@ -210,18 +214,18 @@ class Game:
         elif thing.manner != "hunt":
             thing.velocity[stopped] *= -1
 
-    def _enter(self, thing: Thing) -> None:
+    def enter(self, thing: Thing) -> None:
         """Let something that falls or passes come in at the side it comes from."""
         axis = int(thing.velocity[1] != 0)
         other = 1 - axis
-        if axis == 1 or self.rng.random() < 0.3:
+        if thing.manner != "lane" and (axis == 1 or self.rng.random() < 0.3):
             high = int(self.span[other] - thing.look.size[other])
             thing.position[other] = TILE * self.rng.integers(0, max(1, high // TILE + 1))
         thing.position[axis] = -thing.look.size[axis] if thing.velocity[axis] > 0 else self.span[axis]
 
     def _away(self, thing: Thing) -> None:
-        if thing.manner in ("fall", "pass"):
-            self._enter(thing)
+        if thing.manner in ("fall", "pass", "lane"):
+            self.enter(thing)
             return
         place = self.free(thing) if self.refill else None
         if place is None:
@@ -359,6 +363,10 @@ def invent(kind: str, rng: np.random.Generator) -> Game:
         if rng.random() < 0.5:  # a racket or a bucket
             long, thin = int(rng.integers(8, 17)), int(rng.integers(2, 5))
             player.look = sprite(rng, palette[2], *((long, thin) if axes[0] else (thin, long)))
+    runs = control == "leap" and kind == "leap" and rng.random() < 0.25  # on the spot: the world comes to the player
+    if runs:
+        axes[0], solid[:] = False, False
+        solid[-TILE * int(rng.integers(2, 6)) :] = True
     speed = float(rng.choice((4.0, 8.0))) if control == "hop" else float(rng.choice((1.0, 1.5, 2.0, 3.0)))
     aim = None
     if kind == "catch":
@@ -372,35 +380,79 @@ def invent(kind: str, rng: np.random.Generator) -> Game:
     )  # fmt: skip
     _settle(game, kind)
     game.picture = np.where(game.solid[..., None], wall, ground)
-    for k in range(int(rng.integers(1, 4))):  # kinds of things in this game
+    if runs:
+        _oncoming(game, palette[3:])
+    elif kind == "roam" and rng.random() < 0.2:
+        _lanes(game, palette[3:])
+    else:
+        _populate(game, kind, palette[3:])
+    return game
+
+
+def _populate(game: Game, kind: str, palette: np.ndarray) -> None:
+    """Put one to three kinds of things into a game."""
+    rng = game.rng
+    for k in range(int(rng.integers(1, 4))):
         touch = "take" if k == 0 and rng.random() < 0.8 else str(rng.choice(("harm", "harm", "take", "")))
         manners = {
             "roam": ("still", "still", "bounce", "hunt", "wander", "pass"),
             "leap": ("still", "still", "bounce", "wander", "pass", "fall"),
-            "catch": ("fall", "fall", "pass", "bounce") if axes[0] else ("pass", "pass", "bounce"),
+            "catch": ("fall", "fall", "pass", "bounce") if game.axes[0] else ("pass", "pass", "bounce"),
             "tour": ("still", "still", "bounce", "wander", "hunt"),
         }[kind]
         manner = str(rng.choice(manners))
         if kind == "catch" and manner == "bounce":
             touch = str(rng.choice(("deflect", "deflect", "take")))
-        model = _thing(rng, palette[3 + k], manner, touch)
+        model = _thing(rng, palette[k], manner, touch, int(rng.choice((6, 8, 8, 12))))
         count = int(rng.integers(1, 4)) if manner != "still" else int(rng.integers(1, 6))
         for _ in range(count * (2 if kind == "tour" else 1)):
             thing = Thing(model.look, np.zeros(2), model.velocity.copy(), manner, touch)
             if manner == "bounce":
                 thing.velocity *= rng.choice((-1, 1), 2)
             if manner in ("fall", "pass"):
-                game._enter(thing)
+                game.enter(thing)
                 axis = int(thing.velocity[1] != 0)
                 thing.position[axis] = float(rng.integers(0, game.span[axis]))
-                if not thing.meets(player):
-                    game.things.append(thing)
-                continue
-            place = game.free(thing)
+                place = None if thing.meets(game.player) else thing.position
+            else:
+                place = game.free(thing)
             if place is not None:
                 thing.position = place
                 game.things.append(thing)
-    return game
+
+
+def _lanes(game: Game, palette: np.ndarray) -> None:
+    """Fill most rows with traffic, each row at one pace, some with things to take between."""
+    rng = game.rng
+    step = TILE * int(rng.choice((2, 3)))
+    for row, y in enumerate(range(step, int(game.span[1]) - 2 * step + 1, step)):
+        touch = str(rng.choice(("harm", "harm", "harm", "take", "")))
+        if rng.random() < 0.3 or abs(y - game.player.position[1]) < step:
+            continue
+        model = _thing(rng, palette[row % 3], "pass", touch, step - 1)
+        pace = float(rng.choice((-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.5, 2.0)))
+        count = int(rng.integers(1, 4))
+        first = int(rng.integers(0, game.span[0]))
+        for k in range(count):
+            x = (first + k * game.span[0] // count) % game.span[0]
+            game.things.append(Thing(model.look, np.array([x, y], float), np.array([pace, 0.0]), "lane", touch))
+
+
+def _oncoming(game: Game, palette: np.ndarray) -> None:
+    """Send things along the ground and above it at a runner, who may leap over them or into them."""
+    rng = game.rng
+    ground = int(np.flatnonzero(game.solid.all(1))[0])
+    ahead = 1 if game.player.position[0] < game.span[0] / 2 else -1
+    pace = float(rng.choice((1.0, 1.5, 2.0, 3.0)))
+    game.facing = np.array([float(ahead), 0.0])
+    for k in range(3):
+        touch = str(rng.choice(("harm", "harm", "take"))) if k else "harm"
+        model = _thing(rng, palette[k], "still", touch)
+        high = ground - model.look.size[1] - (0 if k == 0 or rng.random() < 0.5 else int(rng.integers(8, 24)))
+        for _ in range(int(rng.integers(1, 3))):
+            start = game.player.position[0] + ahead * int(rng.integers(16, 96))
+            place = np.array([start, float(high)])
+            game.things.append(Thing(model.look, place, np.array([-ahead * pace, 0.0]), "lane", touch))
 
 
 def _settle(game: Game, kind: str) -> None:
@@ -429,7 +481,7 @@ class InventedSource(GameSource):
         kind = game.partition(":")[2]
         if kind not in TOKENS:
             raise ValueError(f"game: expected a kind of {sorted(TOKENS)}, got {kind!r}")
-        super().__init__(game, num_envs, TOKENS[kind], {}, ())
+        super().__init__(game, num_envs, TOKENS[kind], {"version": VERSION}, ())
         self._kind = kind
         sequences = np.random.SeedSequence((seed, _SEED[split])).spawn(num_envs)
         self._rng = [np.random.default_rng(sequence) for sequence in sequences]
