@@ -5,8 +5,9 @@
 
 `native` plays. What it said is run through PyTorch, hundreds of tokens in one pass, as the reference engine defines it:
 tokens of one step see each other in 16 bits and all others as the 4-bit cache keeps them, here PyTorch's own keys and
-values. At every token PyTorch says what it would have drawn with the same noise: events, codes, and rewards with game
-overs ("ends"). So both decide every token from one history, and one difference stays one.
+values, with the paths and the copies that follow from these. At every token PyTorch says what it would have drawn with
+the same noise: events, codes or motions, and rewards with game overs ("ends"). So both decide every token from one
+history, and one difference stays one.
 
 What may differ, and how far: a draw is the largest of logit / temperature + noise. Where no logit of a draw is off by
 more than e, the class that `native` draws lies at most 2 e / temperature below the one that PyTorch draws. Both sides
@@ -33,14 +34,16 @@ from tqdm import tqdm
 
 from benchmarks.engine_step import actions
 from gamegen_env import sampling
+from gamegen_env.ballistics import MOTION, REACH, Paths
 from gamegen_env.canvas import Canvas
 from gamegen_env.checkpoint import Checkpoint, load_checkpoint
-from gamegen_env.config import ACT, END, UPD
+from gamegen_env.config import ACT, END, KEY, UPD
 from gamegen_env.engine.native import PRECISIONS, NativeEngine
 from gamegen_env.image import load_image, packaged_images
 from gamegen_env.kv4 import dequantise, hadamard, quantise
+from gamegen_env.pointer import mixture, scores
 from gamegen_env.stream import Step
-from gamegen_env.transformer import Transformer, rotary_embedding
+from gamegen_env.transformer import Transformer, rotary_embedding, rotate
 
 AT_ONCE = 512  # tokens of a pass, at least
 ROUNDING = 1e-4  # of a score, a sum of numbers up to a hundred
@@ -60,12 +63,22 @@ class Telling(NativeEngine):
 
 
 class Follower:
-    """PyTorch on a stream, many keyframes and steps in one pass."""
+    """PyTorch on a stream, many keyframes and steps in one pass.
+
+    What a token of the pass may look at is a row of columns: the past as the cache keeps it, the pass as the cache will
+    keep it, and the pass as it is staged, of which a token sees its own unit.
+    """
 
     def __init__(self, model: Transformer, kv_bits: int) -> None:
         self.model, self.kv_bits, t = model, kv_bits, model.config.transformer
         self.past = torch.zeros(t.n_layers, 2, t.n_kv_heads, 0, t.head_dim)  # of the last tokens, as caches keep them
+        self.past_rows, self.past_motion = torch.zeros(0, 6, dtype=torch.int64), torch.zeros(0, MOTION)
         self.position = 0
+        # Of the last pass:
+        self.rows = self.columns = self.past_rows  # its tokens (S, 6), and the tokens of the columns (C, 6)
+        self.keys = torch.zeros(0)  # (nkv, C, hd), of the last block
+        self.motion = torch.zeros(0)  # (C, MOTION), how the columns' updates go on
+        self.unseen = self.before = torch.zeros(0)  # (S, C): by which token; how many tokens earlier a column is
 
     def run(self, units: list[np.ndarray]) -> Tensor:
         """Return hidden states (S, d_model) at the tokens of the next units, (n, 6) each."""
@@ -91,8 +104,62 @@ class Follower:
             x = x + block.out((mixed @ hadamard()).transpose(0, 1).flatten(1))
             x = x + block.feed_forward(x)
             kept.append(torch.cat([past, stored], 2)[:, :, -t.window :])
+        hidden = model.norm(x)
+        motion = torch.zeros(len(rows), MOTION) if model.ballistics is None else model.ballistics.motion(hidden)
+        self.rows, self.columns = rows, torch.cat([self.past_rows, rows, rows])
+        self.keys, self.motion = keys, torch.cat([self.past_motion, motion, motion])
+        self.unseen, self.before = unseen, before
+        self.past_rows, self.past_motion = (
+            torch.cat([past, new])[-t.window :] for past, new in ((self.past_rows, rows), (self.past_motion, motion))
+        )
         self.past, self.position = torch.stack(kept), self.position + len(rows)
-        return model.norm(x)
+        return hidden
+
+    def event_logits(self, hidden: Tensor, at: slice) -> Tensor:
+        """Return logits (n, n_events), not masked, after the tokens `at` of the last pass; hidden: (n, d_model)."""
+        model, cells = self.model, self.model.config.stream.n_cells
+        logits = model.event_logits(hidden)
+        if model.ballistics is None:
+            return logits
+        rows, unseen, before = self.rows[at], self.unseen[at], self.before[at]
+        position = self.position - len(self.rows) + torch.arange(at.start, at.stop)
+        rotary = rotary_embedding(rows, position, model.config)
+        query = rotate(model.ballistics.queries(hidden), rotary[:, None]) @ hadamard()  # (n, heads, hd)
+        keys = self.keys.repeat_interleave(query.shape[1] // len(self.keys), 0)
+        compared = torch.einsum("nhd,hcd->nhc", query, keys) * query.shape[-1] ** -0.5
+        hidden_from = unseen | (self.columns[:, 0] != UPD)
+        latest = before.masked_fill(hidden_from, 2**40).topk(min(REACH, before.shape[1]), largest=False).indices
+        none = hidden_from.gather(1, latest)
+        picked = compared.gather(2, latest[:, None].expand(-1, query.shape[1], -1))
+        paths = Paths(
+            picked.masked_fill(none[:, None], -torch.inf),
+            self.columns[latest, 1].where(~none, 0),
+            self.motion[latest],
+            (rows[:, 5:] - self.columns[latest, 5]).float(),
+        )
+        logits[:, :cells] += model.ballistics(hidden, paths)
+        return logits
+
+    def code_logits(self, hidden: Tensor, at: Tensor, update: Tensor, present: Tensor) -> Tensor:
+        """Return logits of codes and motions (u, n_codes + n_motions) of updates that follow tokens of the last pass.
+
+        Args: hidden: (u, d_model) at those tokens; at: (u,) which; update: (u, 6); present: (u,) the codes replaced.
+        """
+        model, config = self.model, self.model.config
+        query = model.code_query(hidden, update[:, 1], update[:, 3:5], present)
+        logits = model.vocabulary_logits(query).scatter(1, present[:, None], -torch.inf)
+        if model.pointer is None:
+            return logits
+        position = self.position - len(self.rows) + at + 1
+        copy_query, sentinel = model.pointer(query)
+        copy_query = rotate(copy_query, rotary_embedding(update, position, config)[..., None, :, :]) @ hadamard()
+        copied = scores(copy_query, self.keys.transpose(0, 1))
+        held = self.columns[:, 2] % config.tokenizer.codebook_size
+        nothing = ((self.columns[:, 0] != KEY) & (self.columns[:, 0] != UPD)) | (held == present[:, None])
+        nothing = nothing | self.unseen[at] | (self.before[at] + 1 >= config.transformer.window)
+        copied = copied.masked_fill(nothing, -torch.inf)
+        mixed = mixture(logits, sentinel, copied, held, model.motion_logits(query))
+        return mixed.scatter(1, present[:, None], -torch.inf)
 
 
 def compare(ours: Tensor, theirs: Tensor, drawn: Tensor, keys: Tensor, temperature: float) -> np.ndarray:
@@ -117,12 +184,13 @@ def compare(ours: Tensor, theirs: Tensor, drawn: Tensor, keys: Tensor, temperatu
 
 
 def step_draws(
-    engine: Telling, hidden: Tensor, rows: np.ndarray, told: tuple[Tensor, ...], present: np.ndarray
-) -> dict[str, np.ndarray]:
+    engine: Telling, follower: Follower, first: int, hidden: Tensor, rows: np.ndarray, told: tuple[Tensor, ...],
+    present: np.ndarray,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Compare all draws of a step.
 
-    Args: hidden: (n, d_model) of PyTorch at the step's tokens, rows (n, 6); told: the native logits there; present:
-          the codes that its updates replaced.
+    Args: first: of the step's tokens in the follower's last pass; hidden: (n, d_model) of PyTorch there, rows (n, 6);
+          told: the native logits there; present: the codes that its updates replaced.
     """
     model, grammar, temperature = engine.transformer, engine.grammar, engine.temperature
     last, said, hidden = rows[:-1], torch.from_numpy(rows[1:]), hidden[:-1]
@@ -135,7 +203,8 @@ def step_draws(
     update, end = said[:, 0] == UPD, said[:, 0] == END
     scroll = grammar.scroll_event(*(said[:, 1:3] - grammar.max_scroll).T.numpy())
     drawn = torch.where(update, said[:, 1], torch.where(end, grammar.end_event, torch.from_numpy(scroll)))
-    logits = model.event_logits(hidden).masked_fill(~torch.from_numpy(allowed), -torch.inf)
+    logits = follower.event_logits(hidden, slice(first, first + len(last)))
+    logits = logits.masked_fill(~torch.from_numpy(allowed), -torch.inf)
     found = {
         "events": [compare(events[:-1], logits, drawn, keys[sampling.EVENT], temperature)],
         "codes": [],
@@ -143,9 +212,12 @@ def step_draws(
     }
     if update.any():
         was = torch.from_numpy(present)
-        query = model.code_query(hidden[update], said[update, 1], said[update, 3:5], was)
-        ours, theirs = (x.scatter(1, was[:, None], -torch.inf) for x in (codes, model.vocabulary_logits(query)))
-        found["codes"] = [compare(ours, theirs, said[update, 2], keys[sampling.CODE, update], temperature)]
+        at = first + update.nonzero()[:, 0]
+        theirs = follower.code_logits(hidden[update], at, said[update], was)
+        ours = codes.scatter(1, was[:, None], -torch.inf)
+        content = said[update, 2]  # a code, beside the motion that brought it if one did
+        drawn = torch.where(content < grammar.n_codes, content, grammar.n_codes + content // grammar.n_codes - 1)
+        found["codes"] = [compare(ours, theirs, drawn, keys[sampling.CODE, update], temperature)]
     for part, logits in enumerate(model.end_logits(hidden[-1:])):
         ours = ends[-2:-1].split([3, 2], 1)[part]
         purpose = (sampling.REWARD, sampling.DONE)[part]
@@ -162,6 +234,8 @@ def follow(
 ) -> dict[str, np.ndarray]:
     """Play one game and follow it; return errors and margins of all draws, and which step each was of."""
     built, options = (checkpoint.config, checkpoint.transformer, 1), {"precision": precision, "kv_bits": args.kv_bits}
+    if checkpoint.config.stream.max_motion:
+        options["patches"] = checkpoint.tokenizer.patches()
     player = NativeEngine(*built, temperature=args.temperature, **options)
     teller = Telling(*built, temperature=args.temperature, **options)
     follower = Follower(checkpoint.transformer, args.kv_bits)
@@ -186,11 +260,12 @@ def follow(
         units = [rows for rows, _ in teller.shown]
         if sum(map(len, units)) < AT_ONCE and number + 1 < args.steps:
             continue
-        hidden = follower.run(units).split([len(rows) for rows in units])
-        for (rows, told), states in zip(teller.shown, hidden, strict=True):
+        hidden, first = follower.run(units), 0
+        for rows, told in teller.shown:
+            states, begins, first = hidden[first : first + len(rows)], first, first + len(rows)
             if rows[0, 0] != ACT:
                 continue  # a keyframe is known, nothing is drawn
-            for kind, draws in step_draws(teller, states, rows, told, replaced.pop(0)).items():
+            for kind, draws in step_draws(teller, follower, begins, states, rows, told, replaced.pop(0)).items():
                 found[kind].append(np.column_stack([draws, np.full(len(draws), t)]))
             t += 1
         teller.shown.clear()
@@ -199,7 +274,7 @@ def follow(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="pocket", help="without pointer memory and ballistic attention")
+    parser.add_argument("--model", default="pocket")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32", "int8"])
     parser.add_argument("--games", type=int, default=8)
     parser.add_argument("--steps", type=int, default=500)
@@ -208,8 +283,6 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, default=Path("out/engine_parity"), help="folder (default: %(default)s)")
     args = parser.parse_args()
     checkpoint = load_checkpoint(args.model)
-    if checkpoint.config.transformer.pointer or checkpoint.config.transformer.ballistics:
-        parser.error(f"--model: expected one without pointer memory and ballistic attention, got {args.model!r}")
     args.keep.mkdir(parents=True, exist_ok=True)
     print(
         "| precision | drawn | draws | the same | steps | the same | error, median | 99.9 % | largest | widest margin |"
@@ -219,7 +292,8 @@ def main() -> None:
     for precision in args.precision:
         games = []
         for seed, name in enumerate(sorted(packaged_images())[: args.games]):
-            kept = args.keep / f"{args.model}-{precision}-{args.kv_bits}-{name}-{args.steps}-{args.temperature}.npz"
+            of = (checkpoint.fingerprint, precision, args.kv_bits, name, args.steps, args.temperature)
+            kept = args.keep / f"{'-'.join(map(str, of))}.npz"
             if not kept.exists():
                 np.savez(kept, **follow(checkpoint, name, seed, precision, args))  # type: ignore[arg-type]
             games.append(dict(np.load(kept)))

@@ -154,7 +154,7 @@ void Decider::events(const Row* rows, size_t n) {
     }
 }
 
-int Decider::draw_mixed(const Row& row, const Token& update, const float* query, float* logits, float* moves, uint32_t key) {
+void Decider::mix(const Row& row, const Token& update, const float* query, float* logits, float* moves) {
     const Config& c = model_.config;
     const size_t n_codes = static_cast<size_t>(c.grammar.n_codes), heads = c.n_kv_heads;
     float head[HEAD * MAX_HEADS], turn[HEAD];
@@ -204,9 +204,14 @@ int Decider::draw_mixed(const Row& row, const Token& update, const float* query,
     ops_.scale(logits, n_codes, exp_of(sentinel - top) / total / vocabulary);
     for (size_t i = 0; i < width; ++i)
         if (sum[i] > 0) logits[carried(i)] += sum[i] / total;
+}
+
+int Decider::draw_mixed(const float* codes, const float* moves, int64_t present, uint32_t key) const {
+    const auto n_codes = static_cast<size_t>(model_.config.grammar.n_codes);
+    const size_t n_motions = model_.config.n_motions();
     // Logarithms only of those that can win; the others are out of the noise's reach.
-    const float best = n_motions ? std::max(ops_.maximum(logits, n_codes), ops_.maximum(moves, n_motions))
-                                 : ops_.maximum(logits, n_codes);
+    const float best = n_motions ? std::max(ops_.maximum(codes, n_codes), ops_.maximum(moves, n_motions))
+                                 : ops_.maximum(codes, n_codes);
     const float least = std::max(FLOOR, temperature_ == 0 ? best : best * exp_of(-span_ * temperature_));
     int chosen = 0;
     float best_score = NEVER;
@@ -218,8 +223,8 @@ int Decider::draw_mixed(const Row& row, const Token& update, const float* query,
             chosen = static_cast<int>(i);
         }
     };
-    each_above(logits, n_codes, least, [&](size_t i) {
-        if (static_cast<int64_t>(i) != present) weigh(logits[i], i);
+    each_above(codes, n_codes, least, [&](size_t i) {
+        if (static_cast<int64_t>(i) != present) weigh(codes[i], i);
     });
     each_above(moves, n_motions, least, [&](size_t i) { weigh(moves[i], n_codes + i); });
     return chosen;
@@ -278,6 +283,10 @@ void Decider::code_logits(const Row* rows, const Job* jobs, size_t n) {
         ops_.rms_norm(query, model_.code_norm.data(), d, query);
     }
     ops_.linear(model_.code_logits, query_.data(), n, model_.code_out.width(), codes_.data(), bytes_.data());
+    if (c.pointer)
+        ops_.linear(model_.pointer_query, query_.data(), n, model_.code_out.width(), turned_.data(), bytes_.data());
+    if (c.max_motion)
+        ops_.linear(model_.motion_head, query_.data(), n, model_.code_out.width(), moves_.data(), bytes_.data());
 }
 
 void Decider::draw_codes(const Row* rows, const std::vector<Sequence>& sequences, const Job* jobs, size_t n,
@@ -285,10 +294,6 @@ void Decider::draw_codes(const Row* rows, const std::vector<Sequence>& sequences
     const Config& c = model_.config;
     const Grammar& g = c.grammar;
     code_logits(rows, jobs, n);
-    if (c.pointer)
-        ops_.linear(model_.pointer_query, query_.data(), n, model_.code_out.width(), turned_.data(), bytes_.data());
-    if (c.max_motion)
-        ops_.linear(model_.motion_head, query_.data(), n, model_.code_out.width(), moves_.data(), bytes_.data());
     for (size_t j = 0; j < n; ++j) {
         const Row& row = rows[jobs[j].row];
         const Sequence& sequence = sequences[jobs[j].sequence];
@@ -299,8 +304,8 @@ void Decider::draw_codes(const Row* rows, const std::vector<Sequence>& sequences
                                        static_cast<uint64_t>(count), CODE_NOISE);
         if (c.pointer) {
             float* moves = moves_.data() + j * model_.motion_head.width();
-            const int chosen =
-                draw_mixed(row, update, turned_.data() + j * model_.pointer_query.width(), logits, moves, key);
+            mix(row, update, turned_.data() + j * model_.pointer_query.width(), logits, moves);
+            const int chosen = draw_mixed(logits, moves, row.slot->codes[update.a], key);
             const int motion = chosen - g.n_codes;
             update.b = motion >= 0 ? moved_code(row, update.a, motion) + g.n_codes * (motion + 1) : chosen;
         } else {
@@ -326,8 +331,17 @@ void Decider::score(const Row* rows, size_t n, const Token* next, size_t n_next,
         const size_t count = std::min(CODE_ROWS, jobs.size() - j);
         code_logits(rows, jobs.data() + j, count);
         for (size_t i = 0; i < count; ++i) {
-            const float* logits = codes_.data() + i * model_.code_logits.width();
+            float* logits = codes_.data() + i * model_.code_logits.width();
+            float* moves = moves_.data() + i * model_.motion_head.width();
+            if (c.pointer) {
+                const size_t r = jobs[j + i].row;
+                mix(rows[r], next[r], turned_.data() + i * model_.pointer_query.width(), logits, moves);
+                const auto logarithm = [](float p) { return log_of(std::max(p, FLOOR)); };
+                std::transform(logits, logits + n_codes, logits, logarithm);
+                std::transform(moves, moves + c.n_motions(), moves, logarithm);
+            }
             scores.codes.insert(scores.codes.end(), logits, logits + n_codes);
+            scores.codes.insert(scores.codes.end(), moves, moves + (c.pointer ? c.n_motions() : 0));
         }
     }
 }

@@ -17,7 +17,8 @@ struct Decision {
 
 // What the heads say, row by row, before anything is drawn.
 struct Scores {
-    std::vector<float> events, codes, ends;  // (rows, n_events), masked; (updates that come next, n_codes); (rows, 3 + 2)
+    // (rows, n_events), masked; (updates that come next, n_codes + n_motions); (rows, 3 + 2)
+    std::vector<float> events, codes, ends;
 };
 
 class Decider {
@@ -28,7 +29,7 @@ public:
     // Decide after `rows`, which `forward` has just run.
     void run(const Row* rows, size_t n, const std::vector<Sequence>& sequences, std::vector<Decision>& decisions);
     // Append scores of what comes after `rows`, which `forward` has just run; `next`: what does come, of all rows or
-    // of all but the last. Codes are the vocabulary's, without what a window or a motion adds.
+    // of all but the last. Of codes and motions, where a pointer mixes them, the logarithms of their probabilities.
     void score(const Row* rows, size_t n, const Token* next, size_t n_next, Scores& scores);
     // Remember the updates among rows for ballistic attention: motion is read off the last run.
     void remember(const Row* rows, size_t first, size_t count);
@@ -41,13 +42,14 @@ private:
     };
     void events(const Row* rows, size_t n);
     void add_paths(const Row& row, size_t at, float* logits);
-    // Queries and the vocabulary's logits of up to CODE_ROWS jobs.
+    // Of up to CODE_ROWS jobs: queries, the vocabulary's logits, the pointer's queries, the motions' logits.
     void code_logits(const Row* rows, const Job* jobs, size_t n);
     void draw_codes(const Row* rows, const std::vector<Sequence>& sequences, const Job* jobs, size_t n,
                     std::vector<Decision>& decisions);
-    // Mix the vocabulary's logits with what the window holds, and draw: a code, or n_codes + a motion.
-    // `logits` becomes P(code), `moves` P(motion).
-    int draw_mixed(const Row& row, const Token& update, const float* query, float* logits, float* moves, uint32_t key);
+    // Mix the vocabulary's logits with what the window holds: `logits` becomes P(code), `moves` P(motion).
+    void mix(const Row& row, const Token& update, const float* query, float* logits, float* moves);
+    // Draw a code other than the present one, or n_codes + a motion.
+    int draw_mixed(const float* codes, const float* moves, int64_t present, uint32_t key) const;
     // The code that looks most like what a cell's surroundings, before the step, show there; the lowest of equals.
     int moved_code(const Row& row, int cell, int motion);
     int draw(const float* logits, size_t n, uint32_t key, float temperature) const;

@@ -64,7 +64,8 @@ public:
             return lend(std::move(values), {n, width});
         };
         return nb::make_tuple(lend_rows(scores.events, static_cast<size_t>(config_.grammar.n_events())),
-                              lend_rows(scores.codes, static_cast<size_t>(config_.grammar.n_codes)), lend_rows(scores.ends, 5));
+                              lend_rows(scores.codes, static_cast<size_t>(config_.grammar.n_codes) + config_.n_motions()),
+                              lend_rows(scores.ends, 5));
     }
 
     nb::tuple step(const std::vector<int64_t>& slots, const std::vector<int64_t>& actions) {

@@ -162,16 +162,21 @@ def test_what_was_learned_in_one_game_is_guessed_in_the_next(
     assert right[1] > right[0]
 
 
+@pytest.mark.parametrize("modules", ["plain", "pointer", "motions"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_scores_are_what_a_step_is_drawn_from(
-    small_map_config: ModelConfig, tile_map: np.ndarray, precision: str
+    small_map_config: ModelConfig, tile_map: np.ndarray, precision: str, modules: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At temperature 0 a step says the largest of them."""
-    transformer = dataclasses.replace(small_map_config.transformer, pointer=False)
-    config = dataclasses.replace(small_map_config, transformer=transformer)
-    lively = random_model(config, end_bias=1.0)[1]
-    engine = NativeEngine(config, lively, 1, temperature=0.0, precision=precision)
+    stream = dataclasses.replace(small_map_config.stream, max_motion=2 if modules == "motions" else 0)
+    transformer = dataclasses.replace(small_map_config.transformer, pointer=modules != "plain")
+    config = dataclasses.replace(small_map_config, stream=stream, transformer=transformer)
+    tokenizer, lively = random_model(config, end_bias=1.0)
+    patches = tokenizer.patches() if modules == "motions" else None
+    engine = NativeEngine(config, lively, 1, temperature=0.0, precision=precision, patches=patches)
     engine.reset(0, tile_map, seed=0)
+    told: list[tuple[np.ndarray, ...]] = []
+    monkeypatch.setattr(engine, "_prefill", lambda slot, rows: told.append(engine._engine.score(slot, rows)))
     updates = 0
     for action in ACTIONS[:12]:
         before = engine.save(0)
@@ -179,13 +184,14 @@ def test_scores_are_what_a_step_is_drawn_from(
         after = engine.save(0)
         step = Step(action, tuple(batch.scroll[0].tolist()), batch.cells, batch.codes, int(batch.reward_class[0]),
                     bool(batch.done[0]), batch.motions)  # fmt: skip
-        rows = engine.grammar.step_tokens(step, before["origin"], int(before["time"])).astype(np.int64)
         engine.load(0, before)
-        events, codes, ends = engine._engine.score(0, rows)
+        engine.observe(0, step)  # a keyframe first, where one is due
+        events, codes, ends = told[-1]
         said = [*batch.cells.tolist(), engine.grammar.end_event]
         assert events[:-1].argmax(1).tolist()[-len(said) :] == said
         codes[np.arange(len(codes)), before["codes"][batch.cells]] = -np.inf
-        assert codes.argmax(1).tolist() == batch.codes.tolist()
+        drawn = np.where(batch.motions < 0, batch.codes, engine.grammar.n_codes + batch.motions)
+        assert codes.argmax(1).tolist() == drawn.tolist()
         assert [ends[-2, :3].argmax(), ends[-2, 3:].argmax()] == [batch.reward_class[0], batch.done[0]]
         engine.load(0, after)
         updates += len(batch.cells)
