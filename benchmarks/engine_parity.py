@@ -37,7 +37,8 @@ from gamegen_env import sampling
 from gamegen_env.ballistics import MOTION, REACH, Paths
 from gamegen_env.canvas import Canvas
 from gamegen_env.checkpoint import Checkpoint, load_checkpoint
-from gamegen_env.config import ACT, END, KEY, UPD
+from gamegen_env.config import ACT, END, UPD
+from gamegen_env.engine.cached import carried
 from gamegen_env.engine.native import PRECISIONS, NativeEngine
 from gamegen_env.image import load_image, packaged_images
 from gamegen_env.kv4 import dequantise, hadamard, quantise
@@ -154,11 +155,11 @@ class Follower:
         copy_query, sentinel = model.pointer(query)
         copy_query = rotate(copy_query, rotary_embedding(update, position, config)[..., None, :, :]) @ hadamard()
         copied = scores(copy_query, self.keys.transpose(0, 1))
-        held = self.columns[:, 2] % config.tokenizer.codebook_size
-        nothing = ((self.columns[:, 0] != KEY) & (self.columns[:, 0] != UPD)) | (held == present[:, None])
-        nothing = nothing | self.unseen[at] | (self.before[at] + 1 >= config.transformer.window)
+        held = torch.from_numpy(carried(self.columns.numpy(), config.tokenizer.codebook_size))
+        nothing = (held < 0) | (held == present[:, None]) | self.unseen[at]
+        nothing = nothing | (self.before[at] + 1 >= config.transformer.window)
         copied = copied.masked_fill(nothing, -torch.inf)
-        mixed = mixture(logits, sentinel, copied, held, model.motion_logits(query))
+        mixed = mixture(logits, sentinel, copied, held.clamp_min(0), model.motion_logits(query))
         return mixed.scatter(1, present[:, None], -torch.inf)
 
 

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from gamegen_env.actions import token
-from gamegen_env.games.base import FRAME_SIZE, GameSource, Step, check_tokens
+from gamegen_env.games.base import FRAME_SIZE, SPLITS, GameSource, Step, check_tokens
 
 EPISODE = 96  # steps
 SUBSTEPS = 16
 WALK, LEAP = 1.5, 3.2  # pixels per step
-_SEED = {"train": 0, "heldout": 1, "reserved": 2}  # splits never share a room
 _NOOP, _LEFT, _RIGHT = (token(name) for name in ("NOOP", "LEFT", "RIGHT"))
 _UP, _UPLEFT, _UPRIGHT = (token(name) for name in ("UP", "UPLEFT", "UPRIGHT"))
 TOKENS = {"fall": (_NOOP,), "bounce": (_NOOP,), "jump": (_NOOP, _LEFT, _RIGHT, _UP, _UPLEFT, _UPRIGHT)}
@@ -142,7 +141,7 @@ class PhysicsSource(GameSource):
             raise ValueError(f"game: expected a kind of {sorted(TOKENS)}, got {kind!r}")
         super().__init__(game, num_envs, TOKENS[kind], {}, ())
         self._kind = kind
-        sequences = np.random.SeedSequence((seed, _SEED[split])).spawn(num_envs)
+        sequences = np.random.SeedSequence((seed, SPLITS.index(split))).spawn(num_envs)  # splits never share a room
         self._rng = [np.random.default_rng(sequence) for sequence in sequences]
         self.rooms = [furnish(kind, rng) for rng in self._rng]
         self._over = np.zeros(num_envs, bool)
