@@ -12,7 +12,7 @@ from PIL import Image
 
 from gamegen_env.checkpoint import load_checkpoint, tokenizer_fingerprint
 from gamegen_env.closed_loop import RULES_VERSION
-from gamegen_env.evaluation import branching, metrics, rollouts
+from gamegen_env.evaluation import branching, histories, metrics, rollouts
 from gamegen_env.evaluation.command import main
 from gamegen_env.games.shards import Shard, iter_clips, read_shard, write_shard
 from gamegen_env.training.data import load_streams
@@ -137,13 +137,15 @@ def test_command_writes_figures_strips_films_and_curves(
 ) -> None:
     out = tmp_path / "evaluation"
     arguments = ["--model", str(tiny_checkpoint), "--data", str(recording), "--out", str(out)]
-    main([*arguments, "--clips", "2"])
+    main([*arguments, "--clips", "2", "--sequences", "1"])
     assert "| test-walk |" in capsys.readouterr().out
     report = json.loads((out / "figures.json").read_text())
     figures = report["games"]["test-walk"]
     assert figures["next_frozen"] < metrics.PSNR_CAP
     assert figures["16_moving_frozen"] < figures["16_frozen"]
     assert {"next_model", "16_model", "16_shuffled", "64_model", "64_ceiling"} <= set(figures)
+    assert "event_loss" in figures
+    assert "train_event_loss" not in figures  # nothing was recorded to train on
     with Image.open(out / "test-walk.png") as strip:
         assert strip.size == (8 * 64 * 2, 2 * 64 * 2)
     with Image.open(out / "test-walk.gif") as film:
@@ -154,6 +156,19 @@ def test_command_writes_figures_strips_films_and_curves(
     assert (out / "curves.png").stat().st_size > 1000
     with pytest.raises(ValueError, match="test-walk: expected 9 clips of 17 steps, got 3"):
         main([*arguments, "--clips", "9"])
+
+
+def test_losses_on_what_is_trained_on_stand_beside_the_heldout_ones(recording: Path, tiny_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    stream = load_streams(recording, "heldout", checkpoint.config, checkpoint.tokenizer, 0.0)[0]
+    heldout = histories.evaluate_histories(checkpoint, stream, 2)
+    clips = list(iter_clips(read_shard(next(recording.rglob("shard-0*")))))
+    shards = [recording / "train" / "test-walk" / f"shard-{i:05}.safetensors" for i in range(3)]
+    for shard, clip in zip(shards, clips, strict=True):
+        write_shard(shard, clip)
+    same = histories.evaluate_training(checkpoint, shards, 2)
+    assert same == {name: heldout[name.removeprefix("train_")] for name in ("train_event_loss", "train_code_loss")}
+    assert histories.evaluate_training(checkpoint, shards[:1], 2) != same
 
 
 def test_streams_of_another_tokenizer_are_not_reused(recording: Path, tiny_checkpoint: Path) -> None:

@@ -18,7 +18,8 @@ With --branches N, N states of the live game: the model and the game hold the sa
 equal states, and a generated branch is right if it looks most like its own real branch
 (`branching.py`). That needs the game's package.
 
-With --sequences N, N windows of true history per game: losses, rewards, ends, permanence (`histories.py`).
+With --sequences N, N windows of true history per game: losses, rewards, ends, permanence, and the losses on what
+was recorded to train on, if it was (`histories.py`).
 With --inverse N, a network that has learned in N steps to read the keys off real clips reads
 them off generated ones (`inverse.py`). With --drift M, M minutes of play under random keys
 (`drift.py`). With --rooms N, N rooms of each kind whose laws are known (`physics.py`).
@@ -37,7 +38,7 @@ from tqdm import tqdm
 from gamegen_env.checkpoint import load_checkpoint
 from gamegen_env.evaluation.branching import BRANCHES, evaluate_branches, find
 from gamegen_env.evaluation.drift import evaluate_drift
-from gamegen_env.evaluation.histories import evaluate_histories
+from gamegen_env.evaluation.histories import evaluate_histories, evaluate_training
 from gamegen_env.evaluation.inverse import evaluate_inverse
 from gamegen_env.evaluation.physics import evaluate_physics
 from gamegen_env.evaluation.plot import draw_curves
@@ -112,7 +113,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     report: dict[str, dict] = {}
     for stream in tqdm(streams, desc="games", unit="game"):
-        shards = sorted((Path(args.data) / args.split / stream.game).glob("shard-*.safetensors"))
+        shards, train = (
+            sorted((Path(args.data) / split / stream.game).glob("shard-*.safetensors"))
+            for split in (args.split, "train")
+        )
         clips = [clip.frames for path in shards for clip in iter_clips(read_shard(path))]
         chosen = choose(stream, clips, args.clips, np.random.default_rng(0), args.horizon)
         rollouts = roll_out(world, chosen)
@@ -126,11 +130,12 @@ def main(argv: list[str] | None = None) -> None:
             figures.update(evaluate_branches(world, checkpoint, starts))
         if args.sequences:
             figures.update(evaluate_histories(checkpoint, stream, args.sequences))
+            if train:
+                figures.update(evaluate_training(checkpoint, train, args.sequences))
         if args.drift:
             tokens = np.unique(stream.action).tolist()
             figures.update(evaluate_drift(world, clips, tokens, args.drift, args.clips))
         if args.inverse:
-            train = sorted((Path(args.data) / "train" / stream.game).glob("shard-*.safetensors"))
             figures.update(evaluate_inverse(rollouts, train, args.inverse))
         report[stream.game] = figures
         shown = {name: value for name, value in figures.items() if name != "curves"}

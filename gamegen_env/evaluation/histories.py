@@ -1,6 +1,8 @@
 """Figures under true histories: what the heads believe, token by token, on held-out streams.
 
 event_loss, code_loss   mean cross-entropy, nats
+train_event_loss, train_code_loss   the same on recordings to train on, without errors on purpose: a model that has
+                     their levels by heart is much better on these
 reward_f1, done_f1   of the most likely class at END; rewards: mean over negative and
                      positive, as far as they occur
 returns_1/8/32       permanence: of the updates that bring a cell back to a code it had
@@ -10,20 +12,24 @@ returns_1/8/32       permanence: of the updates that bring a cell back to a code
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from gamegen_env.checkpoint import Checkpoint
-from gamegen_env.codec import Stream
+from gamegen_env.codec import Stream, encode_clips
 from gamegen_env.config import KEY, UPD
+from gamegen_env.games.shards import iter_clips, read_shard
 from gamegen_env.kv4 import FakeQuantise
 from gamegen_env.training.batches import Batch, Sampler
 from gamegen_env.training.objective import predict
 
 SEED = 2**42
 AGES = (1, 8, 32)  # steps, the upper bounds
+TRAIN_SHARDS = 16  # at most, evenly spread; the first clip of each
 
 
 def absences(batch: Batch) -> np.ndarray:
@@ -82,3 +88,21 @@ def evaluate_histories(checkpoint: Checkpoint, stream: Stream, sequences: int) -
         back = (all_of["absent"] > low) & (all_of["absent"] <= high)
         figures[f"returns_{high}"] = float(hit[back].mean()) if back.any() else float("nan")
     return figures
+
+
+def evaluate_training(checkpoint: Checkpoint, shards: Sequence[Path], sequences: int) -> dict[str, float]:
+    """Measure the losses on `sequences` windows of recordings to train on, given as their shards, at least one."""
+    spread = shards[:: -(-len(shards) // TRAIN_SHARDS)]
+    clips = [next(iter_clips(read_shard(path))) for path in spread]
+    stream = encode_clips(
+        [clip.frames for clip in clips],
+        [clip.action for clip in clips],
+        [clip.reward for clip in clips],
+        [clip.terminated for clip in clips],
+        checkpoint.config,
+        checkpoint.tokenizer,
+        game="train",
+        fingerprint=checkpoint.fingerprint,
+    )
+    figures = evaluate_histories(checkpoint, stream, sequences)
+    return {f"train_{name}": figures[name] for name in ("event_loss", "code_loss")}

@@ -67,7 +67,8 @@ def control_table(report: dict[str, dict]) -> str:
     columns = [("keys read", "inverse", 2), ("in real clips", "inverse_real", 2), ("commonest", "inverse_commonest", 2),
                ("Fréchet", "frechet", 2), ("between real", "frechet_real", 2),
                ("reward F1", "reward_f1", 2), ("end F1", "done_f1", 2),
-               ("event loss", "event_loss", 3), ("code loss", "code_loss", 3)]  # fmt: skip
+               ("event loss", "event_loss", 3), ("in training", "train_event_loss", 3),
+               ("code loss", "code_loss", 3), ("in training", "train_code_loss", 3)]  # fmt: skip
     body = [
         [game, branches(figures), *(number(figures, name, digits) for _, name, digits in columns)]
         for game, figures in report.items()
