@@ -27,7 +27,8 @@ from gamegen_env.config import PRESETS, ModelConfig
 from gamegen_env.tokenizer import Tokenizer
 from gamegen_env.training.batches import Sampler
 from gamegen_env.training.data import load_streams
-from gamegen_env.training.objective import losses, total, vocabulary_likelihood
+from gamegen_env.training.kernels import compiled
+from gamegen_env.training.objective import losses, total
 from gamegen_env.training.train_world import Optimizers, schedule, validate
 from gamegen_env.transformer import Transformer, count_parameters
 
@@ -58,16 +59,12 @@ def train(config: ModelConfig, tokenizer: Tokenizer, data: Sampler, heldout: Sam
     model = Transformer(config)
     model.set_code_embedding(tokenizer.codebook)
     optimizer = Optimizers(model, rate)
-    for block in model.blocks:
-        block.compile()
-    if model.ballistics is not None:
-        model.ballistics.compile(dynamic=True)
-    likelihood = torch.compile(vocabulary_likelihood, dynamic=True)
+    kernels = compiled(model)
     for step in trange(steps, desc=f"{config.transformer.d_model} wide", unit="step"):
         for group in optimizer.param_groups:
             group["lr"] = rate * schedule(step / steps, step)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = total(losses(model, data(step), None, likelihood))
+            loss = total(losses(model, data(step), None, kernels))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -24,7 +24,8 @@ import torch
 
 from gamegen_env.config import PRESETS, UPD, ModelConfig
 from gamegen_env.training.batches import Batch
-from gamegen_env.training.objective import losses, measure, predict, total, vocabulary_likelihood
+from gamegen_env.training.kernels import DEFINITIONS, Kernels, compiled
+from gamegen_env.training.objective import losses, measure, predict, total
 from gamegen_env.transformer import Transformer, matrices
 
 
@@ -91,8 +92,7 @@ def main() -> None:
     print("| variant | tokens/s | ratio | share of ceiling |\n|---|---|---|---|")
     first = None
     modules = dataclasses.replace(config.transformer, pointer=True, ballistics=True)
-    likelihood = torch.compile(vocabulary_likelihood, dynamic=True)
-    for name, bf16, compiled, targets_only, transformer in (
+    for name, bf16, fast, targets_only, transformer in (
         ("fp32 eager", False, False, False, config.transformer),
         ("bf16 eager", True, False, False, config.transformer),
         ("bf16 compiled", True, True, False, config.transformer),
@@ -101,18 +101,13 @@ def main() -> None:
     ):
         torch.manual_seed(0)
         model = Transformer(dataclasses.replace(config, transformer=transformer))
-        if compiled:
-            for block in model.blocks:
-                block.compile()
-            if model.ballistics is not None:
-                model.ballistics.compile(dynamic=True)
+        kernels = compiled(model) if fast else DEFINITIONS
 
-        def run(model: Transformer = model, bf16: bool = bf16, targets_only: bool = targets_only) -> None:
+        def run(
+            model: Transformer = model, kernels: Kernels = kernels, bf16: bool = bf16, targets_only: bool = targets_only
+        ) -> None:
             with torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext():
-                if targets_only:
-                    parts = losses(model, batch, None, likelihood)
-                else:
-                    parts = measure(predict(model, batch), batch)
+                parts = losses(model, batch, None, kernels) if targets_only else measure(predict(model, batch), batch)
                 loss = total(parts)
             loss.backward()
 

@@ -20,6 +20,7 @@ with the keys of the last block, which the cache holds anyway: an update costs M
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,20 @@ class Paths:
     elapsed: Tensor
 
 
+Gaussians = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+
+
+def gaussians(place: Tensor, precision: Tensor, weight: Tensor, size: int) -> Tensor:
+    """Return weighted sums of Gaussians over the cells of a torus, each normalised along both axes: (E, size, size).
+
+    Args: place: (E, 2, N) float32, in cells, not yet on the torus, row and column; precision, weight: (E, N).
+    """
+    apart = torch.arange(size, dtype=torch.float32, device=place.device)[:, None] - place[:, :, None]
+    apart = apart - size * torch.round(apart / size)
+    row, col = (apart.square() * (precision / -2)[:, None, None]).softmax(2).unbind(1)  # (E, size, N)
+    return (row * weight[:, None]) @ col.mT
+
+
 class Ballistics(nn.Module):
     """The queries, and what predicts motion."""
 
@@ -76,22 +91,24 @@ class Ballistics(nn.Module):
         before = torch.minimum(dt, contact)
         return place + velocity * (before - restitution.sigmoid() * (dt - before)) + gravity * dt * dt / 2
 
-    def forward(self, hidden: Tensor, paths: Paths) -> Tensor:
+    def forward(self, hidden: Tensor, paths: Paths, gaussians: Gaussians = gaussians) -> Tensor:
         """Return what the paths add to the logits of the cells: (E, n_cells) float32.
 
         Args: hidden: (E, d_model), from which the events are to be predicted.
+              gaussians: another way to compute the function of that name.
         """
-        m = self.map_cells
+        return gaussians(*self.aimed(hidden, paths), self.map_cells).flatten(1)
+
+    def aimed(self, hidden: Tensor, paths: Paths) -> tuple[Tensor, Tensor, Tensor]:
+        """Return where each head looks beside each path, how closely, and for what gain, N = heads * K.
+
+        Returns: places (E, 2, N), precisions (E, N) and weights (E, N), float32, as `gaussians` takes them.
+        """
         aim = self.aim(hidden).float().unflatten(-1, (-1, 4))
         scores = paths.scores - self.ageing[:, None] * paths.elapsed[:, None]
         # Beside a zero: an event may follow nothing at all.
         weights = torch.cat([torch.zeros_like(scores[..., :1]), scores], dim=-1).softmax(-1)[..., 1:]
-        # Paths last, where they are many, and heads folded into them: one product per event.
-        place = self.follow(paths).mT[:, None] + aim[..., :2, None]  # (E, heads, 2, K)
-        apart = torch.arange(m, dtype=torch.float32, device=hidden.device)[:, None] - place[..., None, :]
-        apart = apart - m * torch.round(apart / m)  # on the torus
-        precision = (F.softplus(aim[..., 2]) + SPREAD).pow(-2)[..., None, None, None]
-        row, col = (apart.square() * (-precision / 2)).softmax(-2).unbind(2)  # (E, heads, m, K)
-        row = row * (GAIN * (1 + aim[..., 3:]) * weights)[:, :, None]
-        row, col = (x.transpose(1, 2).flatten(2) for x in (row, col))
-        return (row @ col.mT).flatten(1)
+        # Heads are folded into the paths: one product per event.
+        place = self.follow(paths).mT[:, :, None] + aim[..., :2].mT[..., None]  # (E, 2, heads, K)
+        precision = (F.softplus(aim[..., 2:3]) + SPREAD).pow(-2).expand_as(weights)
+        return place.flatten(2), precision.flatten(1), (GAIN * (1 + aim[..., 3:]) * weights).flatten(1)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from gamegen_env import ballistics
 from gamegen_env.ballistics import GAIN, Ballistics, Paths
 from gamegen_env.codec import Stream
 from gamegen_env.config import ModelConfig, StreamConfig
+from gamegen_env.training import gaussians
 from gamegen_env.training.batches import Sampler
 from gamegen_env.training.objective import losses, predict, total
 from gamegen_env.training.train_world import start_from
@@ -26,30 +28,45 @@ def paths(cell: int, motion: list[float], elapsed: float, heads: int = 4) -> Pat
 
 
 def test_a_path_falls_and_turns_round_at_a_contact(small_map_config: ModelConfig) -> None:
-    ballistics = Ballistics(small_map_config)  # 5 x 5 cells
+    module = Ballistics(small_map_config)  # 5 x 5 cells
     free = [0.5, -1.0, 0.25, 0.0, NO_CONTACT, NO_CONTACT, 0.0, 0.0]
-    assert ballistics.follow(paths(12, free, 0.0))[0, 0].tolist() == [2.0, 2.0]
-    assert ballistics.follow(paths(12, free, 4.0))[0, 0].tolist() == [2 + 4 * 0.5 + 16 * 0.125, 2.0 - 4]
+    assert module.follow(paths(12, free, 0.0))[0, 0].tolist() == [2.0, 2.0]
+    assert module.follow(paths(12, free, 4.0))[0, 0].tolist() == [2 + 4 * 0.5 + 16 * 0.125, 2.0 - 4]
     # A contact after 1 + softplus(-4 + 4) steps gives half of the velocity back.
     hit = [2.0, 0.0, 0.0, 0.0, -4.0, NO_CONTACT, 0.0, 0.0]
     contact = 1 + np.log(2)
     down = 2 + 2 * contact - 0.5 * 2 * (3 - contact)
-    assert ballistics.follow(paths(12, hit, 3.0))[0, 0].tolist() == pytest.approx([down, 2.0])
+    assert module.follow(paths(12, hit, 3.0))[0, 0].tolist() == pytest.approx([down, 2.0])
 
 
 def test_attention_lifts_the_cell_to_which_a_path_leads(small_map_config: ModelConfig) -> None:
-    ballistics = Ballistics(small_map_config)
+    module = Ballistics(small_map_config)
     with torch.no_grad():
-        for parameter in ballistics.parameters():
+        for parameter in module.parameters():
             parameter.zero_()
-        ballistics.aim.bias[2::4] = -20  # the least spread
+        module.aim.bias[2::4] = -20  # the least spread
     hidden = torch.zeros(1, 32)
     moving = paths(3, [0.0, 1.0, 0.0, 0.0, NO_CONTACT, NO_CONTACT, 0.0, 0.0], 2.0)  # row 0, column 3 -> 5 = 0
     led = torch.zeros(25)
     led[0] = 4 * GAIN / 2  # four heads, each between this path and none
-    torch.testing.assert_close(ballistics(hidden, moving)[0], led, atol=1e-5, rtol=0)
+    torch.testing.assert_close(module(hidden, moving)[0], led, atol=1e-5, rtol=0)
     nothing = dataclasses.replace(moving, scores=torch.full((1, 4, 1), -torch.inf))
-    assert not ballistics(hidden, nothing).any()
+    assert not module(hidden, nothing).any()
+
+
+@pytest.mark.parametrize("events", [1, gaussians.CHUNK, 2 * gaussians.CHUNK + 5])
+def test_training_sums_the_same_gaussians_with_the_same_gradients(events: int) -> None:
+    torch.manual_seed(events)
+    place = torch.rand(events, 12, 2).mT * 40 - 12  # far outside, where paths lead in time; paths last
+    precision = torch.rand(events, 12) * 40 + 0.02  # up to the least spread
+    arguments = [x.requires_grad_() for x in (place, precision, torch.randn(events, 12))]
+    direction = torch.randn(events, 9, 9)
+    figures = []
+    for sums in (ballistics.gaussians, gaussians.fast_gaussians):
+        led = sums(*arguments, 9)
+        figures.append([led, *torch.autograd.grad(led, arguments, direction)])
+    for expected, got in zip(*figures, strict=True):
+        assert (got - expected).norm() < 0.01 * expected.norm()  # bfloat16 keeps 8 bits
 
 
 def flights(config: ModelConfig, rows: range, clips: int, seed: int) -> Stream:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,8 @@ from gamegen_env.ballistics import REACH, Ballistics, Paths
 from gamegen_env.config import ACT, KEY, UPD
 from gamegen_env.pointer import Pointer, mixture, mixture_at, scores
 from gamegen_env.training.batches import Batch
+from gamegen_env.training.kernels import DEFINITIONS, FORBIDDEN, Kernels
 from gamegen_env.transformer import KVTransform, Transformer, rotary_embedding, rotate
-
-FORBIDDEN = -1e4  # logit of a code that cannot be chosen
-Likelihood = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class _Read:
     keys: Tensor  # (B, S, nkv, hd), of the last block
 
 
-def _read(model: Transformer, batch: Batch, kv_noise: KVTransform | None) -> _Read:
+def _read(model: Transformer, batch: Batch, kv_noise: KVTransform | None, kernels: Kernels) -> _Read:
     hidden, keys = model(torch.from_numpy(batch.rows), kv_noise)
     hidden = hidden.flatten(0, 1)
     cell, origin, present = (torch.from_numpy(x) for x in (batch.cell, batch.origin, batch.present))
@@ -53,14 +51,14 @@ def _read(model: Transformer, batch: Batch, kv_noise: KVTransform | None) -> _Re
     event = model.event_logits(hidden[torch.from_numpy(batch.event_at)]).float()
     if model.ballistics is not None:
         cells = model.config.stream.n_cells
-        led = foretold(model, model.ballistics, batch, hidden, keys)
+        led = foretold(model, model.ballistics, batch, hidden, keys, kernels)
         event = torch.cat([event[:, :cells] + led, event[:, cells:]], dim=1)
     return _Read(event, reward.float(), done.float(), query, keys)
 
 
 def predict(model: Transformer, batch: Batch, kv_noise: KVTransform | None = None) -> Predicted:
     """Run a batch under its true histories."""
-    read, present = _read(model, batch, kv_noise), torch.from_numpy(batch.present)
+    read, present = _read(model, batch, kv_noise, DEFINITIONS), torch.from_numpy(batch.present)
     # As the sampler does: an update never repeats the code that is there.
     code = model.vocabulary_logits(read.query).float().scatter(1, present[:, None], FORBIDDEN)
     if model.pointer is not None:
@@ -99,32 +97,21 @@ def turn(event: Tensor, batch: Batch) -> Tensor:
     return (each * weight.to(each.dtype)).sum()
 
 
-def vocabulary_likelihood(query: Tensor, embedding: Tensor, present: Tensor, code: Tensor) -> Tensor:
-    """Return the logarithm of the probability (U,) that the vocabulary gives to codes (U,).
-
-    Args: query: (U, d_model) from `Transformer.code_query`; embedding: (codebook_size, d_model);
-          present: (U,) int64, what is there and cannot be chosen.
-    """
-    there = torch.arange(len(embedding), device=query.device) == present[:, None]
-    logits = torch.where(there, FORBIDDEN, F.linear(query, embedding).float())
-    return logits.gather(1, code[:, None])[:, 0] - logits.logsumexp(1)
-
-
 def losses(
     model: Transformer,
     batch: Batch,
     kv_noise: KVTransform | None = None,
-    likelihood: Likelihood = vocabulary_likelihood,
+    kernels: Kernels = DEFINITIONS,
 ) -> dict[str, Tensor]:
     """Return the mean cross-entropy (nats) of each head on a batch, as `measure` does.
 
     Faster: of the distribution over the codes only what concerns the right one is formed.
 
-    Args: likelihood: what `torch.compile` makes of `vocabulary_likelihood`, or that itself.
+    Args: kernels: of `kernels.compiled`, or slow ones.
     """
-    read = _read(model, batch, kv_noise)
+    read = _read(model, batch, kv_noise, kernels)
     present, code, motion = (torch.from_numpy(x) for x in (batch.present, batch.code, batch.motion))
-    log_p = likelihood(read.query, model.code.weight, present, code)
+    log_p = kernels.likelihood(read.query, model.code.weight, present, code)
     if model.pointer is not None:
         log_p = torch.cat(
             [
@@ -166,7 +153,9 @@ def recollections(
         yield mine, sentinel[mine], copied, codes, model.motion_logits(read.query[mine])
 
 
-def foretold(model: Transformer, ballistics: Ballistics, batch: Batch, hidden: Tensor, keys: Tensor) -> Tensor:
+def foretold(
+    model: Transformer, ballistics: Ballistics, batch: Batch, hidden: Tensor, keys: Tensor, kernels: Kernels
+) -> Tensor:
     """Return what the paths of the latest updates before each event add to the logits of the cells.
 
     Args:    hidden: (B * S, d_model); keys: (B, S, nkv, hd).
@@ -198,7 +187,7 @@ def foretold(model: Transformer, ballistics: Ballistics, batch: Batch, hidden: T
             )
         )
     paths = Paths(*(torch.cat([getattr(part, field) for part in parts]) for field in Paths.__dataclass_fields__))
-    return ballistics(hidden[event_at], paths)
+    return ballistics(hidden[event_at], paths, kernels.gaussians)
 
 
 def total(parts: dict[str, Tensor]) -> Tensor:

@@ -31,7 +31,8 @@ from gamegen_env.kv4 import FakeQuantise
 from gamegen_env.training import shared
 from gamegen_env.training.batches import Sampler
 from gamegen_env.training.data import load_streams
-from gamegen_env.training.objective import losses, measure, predict, total, vocabulary_likelihood
+from gamegen_env.training.kernels import DEFINITIONS, compiled
+from gamegen_env.training.objective import losses, measure, predict, total
 from gamegen_env.training.run import Run
 from gamegen_env.transformer import KVTransform, Transformer, count_parameters, matrices
 
@@ -255,13 +256,7 @@ def main(argv: list[str] | None = None) -> None:
     start = run.resume(model, optimizer)
     if world > 1 and rank == 0:
         torch.distributed.barrier()
-    likelihood = vocabulary_likelihood
-    if not args.no_compile:
-        for block in model.blocks:
-            block.compile()
-        if model.ballistics is not None:
-            model.ballistics.compile(dynamic=True)  # as many events as a batch happens to have
-        likelihood = torch.compile(vocabulary_likelihood, dynamic=True)
+    kernels = DEFINITIONS if args.no_compile else compiled(model)
     tokens_per_step = world * sequence * args.batch
     print(f"{config.name}: {count_parameters(model) / 1e6:.1f}M parameters, {tokens_per_step} tokens per step")
 
@@ -274,7 +269,7 @@ def main(argv: list[str] | None = None) -> None:
         kv_noise = FakeQuantise() if step >= (1 - args.kv_quantised) * args.steps else None
         began = time.monotonic()
         with parametrize.cached(), torch.autocast("cpu", torch.bfloat16):
-            parts = losses(model, train(step * world + rank), kv_noise, likelihood)
+            parts = losses(model, train(step * world + rank), kv_noise, kernels)
         loss = total(parts)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"loss is {loss.item()} at step {step}; the last checkpoint is intact")
