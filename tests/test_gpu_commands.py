@@ -28,8 +28,14 @@ from tests.conftest import random_model
 
 @pytest.fixture(scope="module")
 def folder(small_map_config: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose updates move the picture, too."""
+    config = dataclasses.replace(
+        small_map_config,
+        stream=dataclasses.replace(small_map_config.stream, max_motion=2),
+        transformer=dataclasses.replace(small_map_config.transformer, pointer=True),
+    )
     path = tmp_path_factory.mktemp("gpu") / "small-map"
-    save_checkpoint(path, small_map_config, *random_model(small_map_config, end_bias=3.0))
+    save_checkpoint(path, config, *random_model(config, end_bias=3.0))
     return path
 
 

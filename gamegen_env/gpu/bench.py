@@ -52,15 +52,16 @@ class Point:
     device_megabytes: float
 
 
-def model_of(name: str, tokens: float) -> tuple[ModelConfig, Transformer]:
-    """Return a model: packaged weights or a folder's, else a preset with random ones.
+def model_of(name: str, tokens: float) -> tuple[ModelConfig, Transformer, np.ndarray | None]:
+    """Return a model, and what its codes look like if its updates move: packaged or a folder's, else a random preset.
 
     Raises: FileNotFoundError if the name is none of these.
     """
     if name in packaged_models() or name not in PRESETS:
         checkpoint = load_checkpoint(name)
-        return checkpoint.config, checkpoint.transformer
-    return PRESETS[name], random_model(PRESETS[name], tokens)
+        patches = checkpoint.tokenizer.patches() if checkpoint.config.stream.max_motion else None
+        return checkpoint.config, checkpoint.transformer, patches
+    return PRESETS[name], random_model(PRESETS[name], tokens), None
 
 
 def random_model(config: ModelConfig, tokens: float) -> Transformer:
@@ -90,10 +91,11 @@ def read_bytes(counts: Counts, tokens: np.ndarray, filled: float) -> float:
 
 
 def measure(
-    config: ModelConfig, model: Transformer, slots: int, turns: str, seconds: float, read_pace: float, emulate: bool
-) -> Point:
+    config: ModelConfig, model: Transformer, patches: np.ndarray | None, slots: int, turns: str, seconds: float,
+    read_pace: float, emulate: bool,
+) -> Point:  # fmt: skip
     """Time steps of so many games for so many seconds. Raises: RuntimeError if they do not fit into the memory."""
-    engine = CudaEngine(config, model, slots, temperature=TEMPERATURE, turns=turns, emulate=emulate)
+    engine = CudaEngine(config, model, slots, temperature=TEMPERATURE, turns=turns, emulate=emulate, patches=patches)
     rng, counts = np.random.default_rng(0), count(config)
     for slot in range(slots):
         engine.reset(slot, rng.integers(0, config.tokenizer.codebook_size, config.stream.n_cells), seed=slot)
@@ -141,7 +143,7 @@ def run(names: Sequence[str], slots: Sequence[int], seconds: float, tokens: floa
     print(f"Memory: {pace['read'] / 1e9:,.0f} GB/s read, {pace['copy'] / 1e9:,.0f} GB/s copied\n")
     report["models"] = {}
     for name in names:
-        config, model = model_of(name, tokens)
+        config, model, patches = model_of(name, tokens)
         points: list[dict[str, Any]] = []
         report["models"][name] = points
         print(
@@ -156,7 +158,7 @@ def run(names: Sequence[str], slots: Sequence[int], seconds: float, tokens: floa
         for n, turns in ways(slots):
             games = f"{n}, one kernel" if turns == "persistent" else f"{n}"
             try:
-                point = measure(config, model, n, turns, seconds, pace["read"], emulate)
+                point = measure(config, model, patches, n, turns, seconds, pace["read"], emulate)
             except RuntimeError as error:
                 points.append({"slots": n, "turns": turns, "error": str(error)})
                 print(f"| {games} | {error} |" + " |" * 6, flush=True)
