@@ -159,14 +159,15 @@ def test_random_shapes_play_as_native_does(simt: Any, small_map_config: ModelCon
 @pytest.mark.timeout(0)  # minutes of CPU time for each game with sixteen slots
 @pytest.mark.parametrize("first", range(4))
 @pytest.mark.parametrize("slots", [1, 3, 16])
-@pytest.mark.parametrize("name", ["pocket", "pocket-22"])
+@pytest.mark.parametrize("name", ["pocket", "pocket-24"])
 def test_emulated_engine_plays_packaged_weights_as_native_does(simt: Any, name: str, slots: int, first: int) -> None:
     """A hundred steps from four pictures, of which several slots show as many more."""
     simt.seed(first)
     checkpoint = load_checkpoint(name)
     images = sorted(packaged_images())
-    native = NativeEngine(checkpoint.config, checkpoint.transformer, slots, threads=1)
-    cuda = CudaEngine(checkpoint.config, checkpoint.transformer, slots, emulate=True)
+    patches = checkpoint.tokenizer.patches()
+    native = NativeEngine(checkpoint.config, checkpoint.transformer, slots, threads=1, patches=patches)
+    cuda = CudaEngine(checkpoint.config, checkpoint.transformer, slots, emulate=True, patches=patches)
     for slot in range(slots):
         tile_map = packaged_tile_map(images[(first + slot) % len(images)])
         for engine in (native, cuda):
