@@ -175,6 +175,7 @@ inline void block_sync() {
     m.thread().block_epoch = b.epoch;
     simt::wait(m);
 }
+inline unsigned afresh(unsigned n) { return n; }
 inline unsigned add_release(unsigned* to, unsigned n) { return std::exchange(*to, *to + n); }
 inline void wait_acquire(const unsigned* word, unsigned mask, unsigned value) {
     if ((*word & mask) != value) return;

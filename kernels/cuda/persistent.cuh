@@ -3,6 +3,9 @@
 //
 // What a kernel of its own does elsewhere is done here by every block that needs it, for itself: norms, gates and the
 // bytes that a product reads. Blocks without work in a phase bring what later ones read into the L2 cache.
+//
+// Much is a DEVICE_CALL for its registers: what a function makes of thread numbers would, inline, be worked out once
+// before the loops and kept, or spilled, for as long as they last.
 #pragma once
 #include "loop.cuh"
 #include "together.h"
@@ -24,7 +27,7 @@ template <class Fn> DEVICE void share_out(int n, Fn unit) {
     }
 }
 // Blocks that have none of `units` fetch.
-DEVICE void fetch_ahead(int units, const void* from, size_t bytes) {
+DEVICE_CALL void fetch_ahead(int units, const void* from, size_t bytes) {
     const int number = own_index() - units, idle = static_cast<int>(grid_size()) - units;
     constexpr size_t SECTOR = 32;
     for (size_t at = (static_cast<size_t>(number) * STAY_THREADS + thread_index()) * SECTOR; number >= 0 && at < bytes;
@@ -93,6 +96,11 @@ template <class... All> DEVICE void stay_products(const Stay& s, int rows, SHARE
     share_out(tiles(products...), [&](int tile) { stay_tile_of(s, rows, tile, box, products...); });
 }
 
+// A warp for each row.
+DEVICE_CALL void stay_turn(const View& w, int rows, int head, const LayerView& l, int layer, int width) {
+    const int row = static_cast<int>(thread_index()) / 32;
+    if (row < rows) turn_head(w, row, head, l.q_norm, l.k_norm, layer, width, thread_index() % 32 < 16);
+}
 DEVICE_CALL void stay_attend(const View& w, int row, int head, int layer, int width) {
     attend_heads<1, STAY_THREADS>(w, row, head, layer, width);
 }
@@ -109,8 +117,7 @@ template <int BITS> DEVICE void stay_forward(const View& w, const Stay& s, SHARE
         share_out(heads, [&](int head) {
             stay_tile<BITS, STAY_WARPS / 2>(s, rows, l.qkv, 2 * head, w.heads, width, false, box);
             block_sync();
-            const int row = static_cast<int>(thread_index()) / 32;
-            if (row < rows) turn_head(w, row, head, l.q_norm, l.k_norm, i, width, thread_index() % 32 < 16);
+            stay_turn(w, rows, head, l, i, width);
         });
         const size_t ring = static_cast<size_t>(n_kv) * w.places * 32, at = (static_cast<size_t>(w.rows[0].slot) * n_layers + i) * ring;
         fetch_ahead(heads, w.k + at, ring);
@@ -128,7 +135,7 @@ template <int BITS> DEVICE void stay_forward(const View& w, const Stay& s, SHARE
         grid_sync(s.barrier);
         stay_gate(s, tiles(l.down), {w.wide, rows, l.gate_up.width, ff}, ff);
         stay_product<BITS>(s, rows, l.down, w.x, d, true, box);
-        if (i + 1 < n_layers) fetch_ahead<BITS>(tiles(l.down), s.layers[i + 1].qkv);
+        if (i + 1 < n_layers) fetch_ahead<BITS>(tiles(l.down), (&l)[1].qkv);
         grid_sync(s.barrier);
     }
 }
@@ -146,6 +153,12 @@ DEVICE_CALL void stay_choose(const View& w) {
     block_sync();
     for (int number = 0; number < *w.n_code_rows; ++number) describe_row(w, number);
 }
+DEVICE_CALL void stay_aim(const View& w) {
+    for (int row = 0; row < *w.n_rows; ++row) {
+        remember_row(w, row);
+        if (w.rows[row].decides) aim_row(w, row);
+    }
+}
 DEVICE_CALL void stay_draw(const View& w) {
     for (int number = 0; number < *w.n_code_rows; ++number) draw_code_row(w, number);
 }
@@ -155,11 +168,7 @@ DEVICE void stay_decide(const View& w, const Stay& s, SHARED_ARRAY(int, box)) {
     const Product events{w.event_head, w.events}, queries{w.ballistic_query, w.queries};
     stay_normalise(s, tiles(events, queries), {w.x, rows, d, d}, nullptr, nullptr, w.norm, w.hidden);
     stay_products(s, rows, box, events, queries);
-    if (c.ballistics && leads())
-        for (int row = 0; row < rows; ++row) {
-            remember_row(w, row);
-            if (w.rows[row].decides) aim_row(w, row);
-        }
+    if (c.ballistics && leads()) stay_aim(w);
     grid_sync(s.barrier);
     if (leads()) stay_choose(w);
     grid_sync(s.barrier);

@@ -62,6 +62,11 @@ DEVICE Quad load16(const void* p) {
     const uint4 x = *static_cast<const uint4*>(p);
     return {{x.x, x.y, x.z, x.w}};
 }
+// `n`, from which nothing is worked out ahead: what is cheap is formed again where registers would have to keep it over calls.
+DEVICE unsigned afresh(unsigned n) {
+    asm volatile("" : "+r"(n));
+    return n;
+}
 // *to += n, behind all that this thread knows to be done; returns what was there.
 DEVICE unsigned add_release(unsigned* to, unsigned n) {
     unsigned before;

@@ -17,7 +17,7 @@ DEVICE void grid_sync(unsigned* barrier) {
     constexpr unsigned TURNS = 1u << 31;
     block_sync();
     if (thread_index() == 0) {
-        const unsigned before = add_release(barrier, block_index() == 0 ? TURNS - (grid_size() - 1) : 1);
+        const unsigned before = add_release(barrier, block_index() == 0 ? TURNS - (afresh(grid_size()) - 1) : 1);
         wait_acquire(barrier, TURNS, before & TURNS);
     }
     block_sync();
