@@ -100,7 +100,7 @@ def main() -> None:
         never, auto = (
             Player(
                 NativeEngine(checkpoint.config, checkpoint.transformer, args.slots, temperature=args.temperature,
-                             patches=coder.patches() if checkpoint.config.stream.max_motion else None),
+                             patches=checkpoint.patches),
                 when,
             )
             for when in ("never", "auto")

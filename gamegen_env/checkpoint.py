@@ -13,6 +13,7 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -33,6 +34,11 @@ class Checkpoint:
     tokenizer: Tokenizer
     transformer: Transformer
     fingerprint: str
+
+    @property
+    def patches(self) -> np.ndarray | None:
+        """What engines must know of the codes' looks, (codebook_size, c, c, 3) uint8; None if updates only repaint."""
+        return self.tokenizer.patches() if self.config.stream.max_motion else None
 
 
 def packaged_models() -> tuple[str, ...]:

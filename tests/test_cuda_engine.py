@@ -165,7 +165,7 @@ def test_emulated_engine_plays_packaged_weights_as_native_does(simt: Any, name: 
     simt.seed(first)
     checkpoint = load_checkpoint(name)
     images = sorted(packaged_images())
-    patches = checkpoint.tokenizer.patches()
+    patches = checkpoint.patches
     native = NativeEngine(checkpoint.config, checkpoint.transformer, slots, threads=1, patches=patches)
     cuda = CudaEngine(checkpoint.config, checkpoint.transformer, slots, emulate=True, patches=patches)
     for slot in range(slots):

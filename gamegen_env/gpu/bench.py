@@ -59,8 +59,7 @@ def model_of(name: str, tokens: float) -> tuple[ModelConfig, Transformer, np.nda
     """
     if name in packaged_models() or name not in PRESETS:
         checkpoint = load_checkpoint(name)
-        patches = checkpoint.tokenizer.patches() if checkpoint.config.stream.max_motion else None
-        return checkpoint.config, checkpoint.transformer, patches
+        return checkpoint.config, checkpoint.transformer, checkpoint.patches
     return PRESETS[name], random_model(PRESETS[name], tokens), None
 
 

@@ -117,7 +117,7 @@ class Pair:
 
     def __init__(self, checkpoint: Checkpoint, slots: int, turns: str, emulate: bool) -> None:
         config, model = checkpoint.config, checkpoint.transformer
-        patches = checkpoint.tokenizer.patches() if config.stream.max_motion else None
+        patches = checkpoint.patches
         self.checkpoint, self.slots = checkpoint, slots
         self.native = NativeEngine(config, model, slots, threads=1, temperature=TEMPERATURE, patches=patches)
         self.cuda = CudaEngine(

@@ -136,9 +136,8 @@ def _encode(
         numbered = ((i, restyle(clip, i)) for i, clip in numbered if i % RESTYLED == 0)
     selfplay, num_slots = None, SLOTS
     if player is not None:
-        patches = tokenizer.patches() if config.stream.max_motion else None
         model = load_checkpoint(player)
-        selfplay = SelfPlay(model.config, model.transformer, PLAYED_SHARE, patches=patches)
+        selfplay = SelfPlay(model.config, model.transformer, PLAYED_SHARE, patches=model.patches)
         num_slots = selfplay.num_slots
         # Shards hold plays of equal length one after the other: a stride takes some of each.
         stride = max(1, sum(read_meta(path)[1] for path in shards) // PLAYED_FRAMES)
