@@ -104,13 +104,11 @@ EXPECTED = {
         blocks=48, registers=72, shared=8192, has=("IDP.4A", "IMMA", "LDG.E.128"), loads=16, memory=0.5
     ),
     "product4": Expected(registers=72, shared=8192, has=("IDP.4A", "IMMA", "LDG.E.128")),
-    # All of a pass in one: attention of one head, products of one or two rows. Local: on sm_90 alone, around the
-    # compiler's routine for the remainder of two doubles.
+    # All of a pass in one: attention of one head, products of one or two rows.
     "stay_for_step": Expected(
         threads=512,
         registers=128,
         shared=28 * 1024,
-        local=8,
         has=("IDP.4A", "SHFL", "LDG.E.128", "MEMBAR", "CCTL.IVALL", "CCTL.E.PF2"),  # barrier, read ahead
     ),
     "turn_heads": Expected(threads=576, registers=56, shared=0, has=("SHFL",)),

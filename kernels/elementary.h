@@ -1,10 +1,12 @@
-// exp, log, log1p, cos and sin of floats, one definition for every machine: C libraries and GPUs round differently.
+// exp, log, log1p, cos and sin of floats, one definition for every machine: C libraries and GPUs round differently; and
+// the part of an angle within one turn, exact.
 //
-// Each is computed in double precision from +, -, * and / alone, which IEEE 754 fixes to the bit, and rounded to float
+// Each of the former is computed in double precision from +, -, * and / alone, which IEEE 754 fixes to the bit, and rounded to float
 // once: off by less than ELEMENTARY_ULP units in the last place (lab/elementary.cpp looks at every float). Compilers must
 // not fuse products with sums here: -ffp-contract=off, and nvcc -fmad=false. Not for loops that cost time; those use the
 // lanes' own exponential (ops_impl.h).
 #pragma once
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -16,6 +18,16 @@ constexpr double ELEMENTARY_ULP = 0.5001;
 
 // x to the nearest whole number, |x| < 2^51: adding 1.5 * 2^52 leaves no bits behind the point.
 GAMEGEN_HD static inline double nearest(double x) { return (x + 0x1.8p52) - 0x1.8p52; }
+
+constexpr double TAU = 6.283185307179586476925;
+
+// fmod(angle, TAU) for 0 <= angle < 2^45, all its bits. The nearest number of turns is at most one more than the whole
+// ones. What is left after them is below 4 and a multiple of a unit in the last place of TAU or of the angle, so it fits
+// a double, and a fused product and sum, which rounds once, does not round it at all; nor is it rounded by a turn more.
+GAMEGEN_HD static inline double within_turn(double angle) {
+    const double left = fma(-nearest(angle * (1.0 / TAU)), TAU, angle);
+    return left < 0.0 ? left + TAU : left;
+}
 
 GAMEGEN_HD static inline float exp_of(float value) {
     if (!(value == value)) return value;

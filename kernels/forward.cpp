@@ -8,7 +8,6 @@
 
 namespace gamegen {
 
-constexpr double TAU = 6.283185307179586476925;
 constexpr double POSITION_WAVELENGTH = TAU * 1000, TIME_WAVELENGTH = TAU * 200;  // as in transformer.py
 
 Forward::Forward(const Model& model, const Ops& ops, bool half) : model_(model), ops_(ops), half_(half) {
@@ -77,7 +76,7 @@ void Forward::rotary(const Token& t, int64_t position, float* out) const {
         const double angles[4] = {static_cast<double>(position) * by_position_[i], static_cast<double>(t.time) * by_time_[i],
                                   cell / m * waves_[i], cell % m * waves_[i]};
         for (int part = 0; part < 4; ++part) {
-            const auto angle = static_cast<float>(std::fmod(angles[part], TAU));
+            const auto angle = static_cast<float>(within_turn(angles[part]));
             out[8 * part + i] = cos_of(angle);
             out[32 + 8 * part + i] = sin_of(angle);
         }

@@ -1,4 +1,4 @@
-"""exp, log, log1p, cos and sin of the engines, by a C++ program: how far from the truth, over all their floats."""
+"""exp, log, log1p, cos, sin and turns of the engines, by a C++ program: how far from the truth, over all floats."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@
 namespace gamegen::cuda {
 namespace {
 
-constexpr double TAU = 6.283185307179586476925;
 constexpr unsigned ENOUGH_BLOCKS = 128;  // of attention; with fewer, heads do not share loads: they would leave the GPU idle
 
 }  // namespace

@@ -134,7 +134,7 @@ DEVICE float rotary(const View& w, const Token& t, int64_t position, int i, int 
     const int m = w.config.grammar.map_cells, cell = t.cell() ? t.a : 0, wave = i % 8;
     const double angle = i < 8 ? static_cast<double>(position) * w.by_position[wave] : i < 16 ? static_cast<double>(t.time) * w.by_time[wave]
                          : i < 24 ? cell / m * w.waves[wave] : cell % m * w.waves[wave];
-    const float turn = static_cast<float>(fmod(angle, 6.283185307179586476925));
+    const float turn = static_cast<float>(within_turn(angle));
     return part ? sin_of(turn) : cos_of(turn);
 }
 

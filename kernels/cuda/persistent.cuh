@@ -142,8 +142,7 @@ template <int BITS> DEVICE void stay_forward(const View& w, const Stay& s, SHARE
 
 // The events of the pass and, where one is an update, what its code is drawn from. By one block.
 DEVICE_CALL void stay_choose(const View& w) {
-    const int rows = *w.n_rows;
-    for (int row = 0; row < rows; ++row) {
+    for (int row = 0; row < *w.n_rows; ++row) {
         if (w.config.ballistics && w.rows[row].decides) add_paths_row<STAY_THREADS>(w, row);
         block_sync();
         draw_event_row(w, row);

@@ -55,6 +55,29 @@ void measure(const Function& f, uint32_t stride) {
                 static_cast<double>(worst_at), ok ? "" : "  FAILED");
     failures += !ok;
 }
+// Angles of every size up to 2^45, and those next to a whole number of turns, where a quotient rounds the wrong way.
+void measure_turns(uint32_t stride) {
+    size_t seen = 0, wrong = 0;
+    const auto look = [&](double angle) {
+        if (angle < 0) return;
+        ++seen;
+        wrong += within_turn(angle) != std::fmod(angle, TAU);
+    };
+    uint64_t state = 1;
+    for (uint64_t i = 0; i < 500000000u / stride; ++i) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        const double fraction = 0.5 + static_cast<double>(state >> 12) * 0x1p-53;  // below 1
+        const double angle = std::ldexp(fraction, static_cast<int>(i % 66) - 20);
+        look(angle);
+        double beside = std::nearbyint(angle / TAU * 2) / 2 * TAU;
+        for (int k = 0; k < 3; ++k) beside = std::nextafter(beside, 0.0);
+        for (int k = 0; k < 6; ++k, beside = std::nextafter(beside, 0x1p60)) look(beside);
+    }
+    look(0);
+    const bool ok = wrong == 0 && seen > 1000;
+    std::printf("turns  %11zu angles, %zu not exact%s\n", seen, wrong, ok ? "" : "  FAILED");
+    failures += !ok;
+}
 void expect(bool ok, const char* what) {
     if (!ok) std::printf("FAILED: %s\n", what), ++failures;
 }
@@ -69,6 +92,7 @@ int main(int argc, char** argv) {
         {"log1p", log1p_of, std::log1p, -0.9999999f, 3.4028234e38f}, {"cos", cos_of, std::cos, -100, 100},
         {"sin", sin_of, std::sin, -100, 100}};
     for (const Function& f : functions) measure(f, stride ? stride : 1);
+    measure_turns(stride ? stride : 1);
     expect(exp_of(0) == 1 && exp_of(-inf) == 0 && exp_of(inf) == inf && exp_of(89) == inf && exp_of(-104) == 0, "exp at its ends");
     expect(exp_of(-103.9f) == 1e-45f && std::isnan(exp_of(nan)), "exp, subnormal and NaN");
     expect(log_of(0) == -inf && log_of(-0.0f) == -inf && log_of(1) == 0 && log_of(inf) == inf && std::isnan(log_of(-1)) && std::isnan(log_of(nan)),
