@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python -m benchmarks.modules
     OMP_NUM_THREADS=2 python -m benchmarks.modules --engine torch --steps 12
 
-Regime: the packaged weights with each module added, untrained, so that all play nearly the same games;
-random sticky play. Each round plays all variants in turn, a few steps each; time is counted per token,
-because variants may differ in the updates they draw. The last line is JSON.
+Regime: the packaged weights, their updates never moving the picture, with each module on or off; random sticky
+play. Each round plays all variants in turn, a few steps each; time is counted per token, because variants differ
+in the updates they draw. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ ROUNDS = 12
 def build(name: str, model: str, slots: int, image: str, pointer: bool, ballistics: bool) -> Engine:
     checkpoint = load_checkpoint(model)
     switched = dataclasses.replace(checkpoint.config.transformer, pointer=pointer, ballistics=ballistics)
-    config = dataclasses.replace(checkpoint.config, transformer=switched)
+    repaints = dataclasses.replace(checkpoint.config.stream, max_motion=0)  # what moves needs the pointer
+    config = dataclasses.replace(checkpoint.config, stream=repaints, transformer=switched)
     torch.manual_seed(0)
     transformer = Transformer(config)
     start_from(transformer, checkpoint.transformer, model)

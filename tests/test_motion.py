@@ -104,6 +104,12 @@ def test_a_model_learns_to_move_from_one_that_repaints(small_map_config: ModelCo
     known = len(repaints.small.weight)
     assert torch.equal(moves.small.weight[:known], repaints.small.weight)
     assert len(moves.small.weight) == known + 2 * (2 * REACH + 1)
+    again = Transformer(small_map_config)
+    start_from(again, moves, "moves")
+    assert all(torch.equal(again.state_dict()[name], weight) for name, weight in repaints.state_dict().items())
+    further = dataclasses.replace(small, stream=dataclasses.replace(small.stream, max_motion=REACH + 1))
+    with pytest.raises(ValueError, match=r"--from moves: expected the preset's tensors, got others: .*motion_head"):
+        start_from(Transformer(further), moves, "moves")
 
 
 # --- geometry

@@ -73,18 +73,18 @@ class Optimizers(torch.optim.Optimizer):
 
 
 def start_from(model: Transformer, source: Transformer, name: str) -> None:
-    """Give a model the weights of another one, which may lack the pointer, ballistic attention and motions.
+    """Give a model the weights of another one; either may lack the pointer, ballistic attention and motions.
 
     Raises: ValueError if they differ in anything else.
     """
     weights, own = source.state_dict(), model.state_dict()
     small, mine = weights["small.weight"], own["small.weight"]
     if small.shape[1] == mine.shape[1]:  # motions are the last rows
-        weights["small.weight"] = torch.cat([small, mine[len(small) :]])
+        weights["small.weight"] = torch.cat([small, mine[len(small) :]])[: len(mine)]
+    modules = ("pointer.", "ballistics.", "motion_head.")
     differ = sorted(
         k for k in weights.keys() | own.keys()
-        if not k.startswith(("pointer.", "ballistics.", "motion_head."))
-        and (k not in weights or k not in own or weights[k].shape != own[k].shape)
+        if (weights[k].shape != own[k].shape if k in weights and k in own else not k.startswith(modules))
     )  # fmt: skip
     if differ:
         raise ValueError(f"--from {name}: expected the preset's tensors, got others: {differ[:5]}")
