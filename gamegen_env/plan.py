@@ -110,11 +110,12 @@ def count(config: ModelConfig, weight_bits: int = 8) -> Counts:
     kv_groups = 2 * t.n_layers * t.n_kv_heads
     looks = t.n_layers + (t.n_kv_heads / t.n_heads if t.pointer else 0)
     spread = (3 * t.n_heads + 2 * t.n_kv_heads) * t.head_dim  # queries, keys and values, what was attended, aims
+    patches = config.tokenizer.codebook_size * config.tokenizer.cell_size**2 * 3 if s.max_motion else 0
     activations = vocabulary // t.d_model + 2 * t.d_ff + 10 * t.d_model + spread
     return Counts(
         parameters=sum(p.numel() for p in model.parameters()),
-        # The vocabulary is looked up, in 32 bits, and multiplied with.
-        weight_bytes=per_weight * (multiplied + vocabulary) + 4 * (vocabulary + table),
+        # The vocabulary is looked up, in 32 bits, and multiplied with. Where updates move: what codes look like.
+        weight_bytes=per_weight * (multiplied + vocabulary) + 4 * (vocabulary + table) + patches,
         pass_bytes=per_weight * (multiplied + vocabulary),
         kv_bytes=kv_groups * t.window * KV_BYTES,
         staged_bytes=2 * kv_groups * s.max_step_tokens * t.head_dim * 2,
