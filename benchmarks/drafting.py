@@ -1,7 +1,7 @@
 """What does guessing what comes next save, in passes and in time?
 
     OMP_NUM_THREADS=1 python -m benchmarks.drafting                          one game, the still-camera pictures
-    OMP_NUM_THREADS=1 python -m benchmarks.drafting --model pocket-24 --slots 4
+    OMP_NUM_THREADS=1 python -m benchmarks.drafting --slots 4
 
 Regime: packaged weights, int8, random sticky keys, the temperature that ships. Two engines play the same games in
 turns, one guesses and one does not; their games must be equal. Tokens per step are the passes of sequential decoding,

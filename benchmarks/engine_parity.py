@@ -234,9 +234,8 @@ def follow(
     checkpoint: Checkpoint, name: str, seed: int, precision: str, args: argparse.Namespace
 ) -> dict[str, np.ndarray]:
     """Play one game and follow it; return errors and margins of all draws, and which step each was of."""
-    built, options = (checkpoint.config, checkpoint.transformer, 1), {"precision": precision, "kv_bits": args.kv_bits}
-    if checkpoint.config.stream.max_motion:
-        options["patches"] = checkpoint.tokenizer.patches()
+    built = (checkpoint.config, checkpoint.transformer, 1)
+    options = {"precision": precision, "kv_bits": args.kv_bits, "patches": checkpoint.patches}
     player = NativeEngine(*built, temperature=args.temperature, **options)
     teller = Telling(*built, temperature=args.temperature, **options)
     follower = Follower(checkpoint.transformer, args.kv_bits)

@@ -43,7 +43,7 @@ from gamegen_env.engine.native import NativeEngine
 from gamegen_env.transformer import Transformer
 
 SHAPES = {
-    "pocket": dataclasses.replace(PRESETS["pocket"].transformer, window=704),
+    "pocket": TransformerConfig(window=704),
     "39M": TransformerConfig(n_layers=8, d_model=512, n_heads=8, n_kv_heads=2, d_ff=2048, window=704),
     "150M": TransformerConfig(n_layers=12, d_model=1024, n_heads=16, n_kv_heads=4, d_ff=3072, window=704),
     "0.5B": dataclasses.replace(PRESETS["base-0.5b"].transformer, window=704),

@@ -190,7 +190,9 @@ def from_dict(cls: Any, data: Any, path: str) -> Any:
 
 
 PRESETS: dict[str, ModelConfig] = {
-    "pocket": ModelConfig(),
+    "pocket": ModelConfig(
+        stream=StreamConfig(max_motion=6), transformer=TransformerConfig(pointer=True, ballistics=True)
+    ),
     "base-0.5b": ModelConfig(
         name="base-0.5b",
         transformer=TransformerConfig(n_layers=16, d_model=1536, n_heads=24, n_kv_heads=6, d_ff=5120, window=4096),

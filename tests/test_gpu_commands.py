@@ -18,7 +18,7 @@ from cmake import CMAKE_BIN_DIR
 
 from gamegen_env.checkpoint import save_checkpoint
 from gamegen_env.cli import main
-from gamegen_env.config import PRESETS, ModelConfig
+from gamegen_env.config import ModelConfig
 from gamegen_env.engine import cuda
 from gamegen_env.engine.native import NativeEngine
 from gamegen_env.gpu import bench, selftest
@@ -249,12 +249,12 @@ def test_bench_goes_on_where_many_games_do_not_fit(
 
 
 def test_bytes_by_hand() -> None:
-    counts = dataclasses.replace(count(PRESETS["pocket"]), pass_bytes=1000, kv_bytes=10)
+    counts = dataclasses.replace(count(ModelConfig()), pass_bytes=1000, kv_bytes=10)
     assert bench.read_bytes(counts, np.array([3, 5]), 0.5) == 4 * 1000 + (2 + 4) * 10 * 0.5
 
 
 def test_random_weights_give_steps_of_the_length_asked_for() -> None:
-    config = PRESETS["pocket"]
+    config = ModelConfig()
     engine = NativeEngine(config, bench.random_model(config, 20), 1, threads=1, temperature=bench.TEMPERATURE)
     engine.reset(0, np.random.default_rng(0).integers(0, 8192, config.stream.n_cells), seed=0)
     tokens = np.mean([engine.step([0], [1]).tokens[0] for _ in range(40)])

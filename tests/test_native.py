@@ -216,8 +216,9 @@ def test_packaged_weights_play_as_in_torch(precision: str, least: float) -> None
     """
     checkpoint = load_checkpoint("pocket")
     names = sorted(packaged_images())[:8]
-    native = NativeEngine(checkpoint.config, checkpoint.transformer, 1, precision=precision, temperature=0.5)
-    cached = CachedEngine(checkpoint.config, checkpoint.transformer, 1, temperature=0.5)
+    model = (checkpoint.config, checkpoint.transformer, 1)
+    native = NativeEngine(*model, precision=precision, temperature=0.5, patches=checkpoint.patches)
+    cached = CachedEngine(*model, temperature=0.5, patches=checkpoint.patches)
     equal = steps = 0
     for seed, name in enumerate(names):
         tile_map = packaged_tile_map(name)
@@ -230,9 +231,8 @@ def test_packaged_weights_play_as_in_torch(precision: str, least: float) -> None
             equal, steps = equal + (got == truth), steps + 1
             if got != truth:
                 native.load(0, state)
-                native.observe(
-                    0, Step(action, tuple(truth[0]), np.array(truth[1], int), np.array(truth[2], int), *truth[4:6])
-                )
+                scroll, (cells, codes, motions) = tuple(truth[0]), (np.array(part, int) for part in truth[1:4])
+                native.observe(0, Step(action, scroll, cells, codes, *truth[4:6], motions=motions))
     assert steps == 8 * len(names)
     assert equal >= least * steps
 
@@ -316,7 +316,7 @@ def test_the_binding_refuses_what_it_cannot_read(
 def test_memory_per_game_of_the_pocket_model() -> None:
     """The goal is 1 MB."""
     checkpoint = load_checkpoint("pocket")
-    engine = NativeEngine(checkpoint.config, checkpoint.transformer, 2)
+    engine = NativeEngine(checkpoint.config, checkpoint.transformer, 2, patches=checkpoint.patches)
     engine.reset(0, packaged_tile_map("maze"), seed=0)
     for action in range(9):
         engine.step([0], [action])

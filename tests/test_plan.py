@@ -7,19 +7,22 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gamegen_env.checkpoint import load_checkpoint
 from gamegen_env.cli import main
-from gamegen_env.config import PRESETS
+from gamegen_env.config import PRESETS, ModelConfig
 from gamegen_env.engine import make_engine
 from gamegen_env.engine.cuda import CudaEngine
 from gamegen_env.plan import BARRIER, GPU, GPUS, KERNELS, LAUNCH, PHASES, Counts, count, frames_per_second, slots_within
 from gamegen_env.transformer import Transformer, count_parameters
 
+PLAIN = ModelConfig()  # the pocket preset without its modules
 
-def test_pocket_by_hand() -> None:
-    counts = count(PRESETS["pocket"])
+
+def test_plain_pocket_by_hand() -> None:
+    counts = count(PLAIN)
     blocks = 6 * (256 * (6 * 64) + 256 * 256 + 256 * 2 * 768 + 768 * 256)
     heads = 256 * (289 + 289 + 1) + 512 * 512 + 512 * 256 + 5 * 256
     assert counts.pass_bytes == blocks + heads + 8192 * 256
@@ -27,13 +30,13 @@ def test_pocket_by_hand() -> None:
     assert counts.kv_bytes == 2 * 6 * 2048 * 36  # 4.5 bits of 64 values
     assert counts.staged_bytes == 2 * 2 * 6 * 292 * 64 * 2
     assert counts.attention_operations == 4 * 6 * 4 * 64 * 2048
-    assert counts.parameters == count_parameters(Transformer(PRESETS["pocket"]))
+    assert counts.parameters == count_parameters(Transformer(PLAIN))
     assert counts.kernels == 6 * 10 + 14
     assert counts.phases == 6 * 5 + 6
 
 
 def test_modules_and_bits_count() -> None:
-    config = PRESETS["pocket"]
+    config = PLAIN
     modules = dataclasses.replace(config.transformer, pointer=True, ballistics=True)
     plain, both = count(config), count(dataclasses.replace(config, transformer=modules))
     assert both.kv_bytes == plain.kv_bytes  # both look at keys that the cache holds anyway
@@ -47,7 +50,9 @@ def test_modules_and_bits_count() -> None:
 
 def test_the_engine_holds_what_is_counted() -> None:
     checkpoint = load_checkpoint("pocket")
-    engine = make_engine("native", checkpoint.config, checkpoint.transformer, 1, temperature=0.5, kv_bits=4)
+    engine = make_engine(
+        "native", checkpoint.config, checkpoint.transformer, 1, temperature=0.5, kv_bits=4, patches=checkpoint.patches
+    )
     counts = count(checkpoint.config)
     assert counts.kv_bytes <= engine.bytes_per_slot() <= counts.kv_bytes + counts.staged_bytes
 
@@ -58,7 +63,9 @@ def test_the_cuda_engine_holds_what_is_counted(simt: Any, name: str, n_layers: i
     config = PRESETS[name]
     config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, n_layers=n_layers))
     model, counts = Transformer(config).eval().requires_grad_(False), count(config)
-    held = [slots * CudaEngine(config, model, slots, emulate=True).bytes_per_slot() for slots in (64, 96)]
+    patches = np.zeros((8192, 4, 4, 3), np.uint8) if config.stream.max_motion else None
+    engines = (CudaEngine(config, model, slots, emulate=True, patches=patches) for slots in (64, 96))
+    held = [engine.num_slots * engine.bytes_per_slot() for engine in engines]
     each = (held[1] - held[0]) / 32
     assert each == pytest.approx(counts.kv_bytes + counts.staged_bytes + counts.scratch_bytes, rel=0.03)
     assert held[0] - 64 * each == pytest.approx(counts.weight_bytes, rel=0.05)

@@ -220,7 +220,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="gamegen gpu-selftest", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", action="append", help="packaged name or folder (default: pocket and pocket-24)")
+    parser.add_argument("--model", action="append", help="packaged name or folder (default: pocket)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 3, 16], help="games at once (default: 1 3 16)")
     parser.add_argument("--games", type=int, default=4, help="rounds per batch, other pictures (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=100, help="per round (default: %(default)s)")
@@ -237,8 +237,7 @@ def main(argv: list[str] | None = None) -> int:
         report = described(library(args.emulate), args.emulate)
         print(heading(report), "\n")
         checks, start = Checks(), time.perf_counter()
-        models = args.model or ["pocket", "pocket-24"]
-        run(checks, models, args.batches, args.games, args.steps, args.samples, args.emulate)
+        run(checks, args.model or ["pocket"], args.batches, args.games, args.steps, args.samples, args.emulate)
     except (ImportError, RuntimeError) as error:
         print(f"gamegen gpu-selftest: {error}", file=sys.stderr)
         return 1
