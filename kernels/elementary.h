@@ -1,10 +1,10 @@
 // exp, log, log1p, cos and sin of floats, one definition for every machine: C libraries and GPUs round differently; and
 // the part of an angle within one turn, exact.
 //
-// Each of the former is computed in double precision from +, -, * and / alone, which IEEE 754 fixes to the bit, and rounded to float
-// once: off by less than ELEMENTARY_ULP units in the last place (lab/elementary.cpp looks at every float). Compilers must
-// not fuse products with sums here: -ffp-contract=off, and nvcc -fmad=false. Not for loops that cost time; those use the
-// lanes' own exponential (ops_impl.h).
+// Each of the former is computed in double precision from +, -, * and / alone, which IEEE 754 fixes to the bit, and
+// rounded to float once: off by less than ELEMENTARY_ULP units in the last place (lab/elementary.cpp looks at every
+// float). Compilers must not fuse products with sums here: -ffp-contract=off, and nvcc -fmad=false. Not for loops that
+// cost time; those use the lanes' own exponential (ops_impl.h).
 #pragma once
 #include <cmath>
 #include <cstdint>

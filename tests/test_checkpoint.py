@@ -17,7 +17,7 @@ from gamegen_env.checkpoint import (
     save_checkpoint,
     tokenizer_fingerprint,
 )
-from gamegen_env.config import ModelConfig
+from gamegen_env.config import PRESETS, ModelConfig
 from tests.conftest import random_model
 
 
@@ -122,6 +122,9 @@ def test_missing_models_are_refused(tmp_path: Path) -> None:
 def test_packaged_pocket_model_keeps_its_promises() -> None:
     assert "pocket" in packaged_models()
     loaded = load_checkpoint("pocket")
+    assert loaded.config == PRESETS["pocket"]
+    assert loaded.config.transformer.pointer
+    assert loaded.config.transformer.ballistics
     parameters = sum(p.numel() for p in loaded.transformer.parameters()) + sum(
         p.numel() for p in loaded.tokenizer.state_dict().values()
     )

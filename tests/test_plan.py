@@ -42,6 +42,10 @@ def test_modules_and_bits_count() -> None:
     assert both.kv_bytes == plain.kv_bytes  # both look at keys that the cache holds anyway
     assert both.pass_bytes > plain.pass_bytes
     assert both.attention_operations > plain.attention_operations
+    copies = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, pointer=True))
+    moves = dataclasses.replace(copies, stream=dataclasses.replace(config.stream, max_motion=6))
+    looks, rows, head = 8192 * 4 * 4 * 3, 4 * 256 * 2 * 13, 256 * 13 * 13  # of codes; of the small table; motion head
+    assert count(moves).weight_bytes == count(copies).weight_bytes + looks + rows + head
     assert count(config, 16).pass_bytes == 2 * plain.pass_bytes
     assert count(config, 4).pass_bytes == plain.pass_bytes * 4.5 / 8
     with pytest.raises(ValueError, match="weight_bits: expected 4, 8 or 16, got 3"):
