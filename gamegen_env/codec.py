@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -84,6 +84,17 @@ class Stream:
     @property
     def n_clips(self) -> int:
         return len(self.codes)
+
+    def only(self, clip: int) -> Stream:
+        """Return a clip alone; its arrays are views of these."""
+        steps = slice(int(self.clip_ptr[clip]), int(self.clip_ptr[clip + 1]))
+        ptr = self.update_ptr[steps.start : steps.stop + 1]
+        part = {"steps": steps, "updates": slice(int(ptr[0]), int(ptr[-1])), "clips": slice(clip, clip + 1)}
+        arrays: dict[str, Any] = {
+            name: getattr(self, name)[part[counted]] for name, (_, counted) in _ARRAYS.items() if counted in part
+        }
+        arrays["clip_ptr"] = np.array([0, steps.stop - steps.start])
+        return replace(self, update_ptr=ptr - ptr[0], **arrays)
 
     def steps(self, clip: int) -> Iterator[Step]:
         """Yield the steps of a clip."""

@@ -280,6 +280,20 @@ def test_stream_obeys_the_grammar(which: str, request: pytest.FixtureRequest) ->
         GRAMMAR.validate(np.concatenate(rows))
 
 
+def test_a_clip_alone_has_the_steps_and_maps_that_it_has_among_others(spoilt: Stream) -> None:
+    for clip in range(spoilt.n_clips):
+        alone = spoilt.only(clip)
+        assert alone.n_clips == 1
+        assert np.array_equal(alone.codes[0], spoilt.codes[clip])
+        steps = list(spoilt.steps(clip))
+        assert [repr(step) for step in alone.steps(0)] == [repr(step) for step in steps]
+        for array, same in zip(alone.map_at(0, len(steps)), spoilt.map_at(clip, len(steps)), strict=True):
+            assert np.array_equal(array, same)
+        first, stop = spoilt.clip_ptr[clip : clip + 2]
+        assert np.array_equal(alone.end_flag, spoilt.end_flag[first:stop])
+        assert len(alone.update_flag) == alone.update_ptr[-1]
+
+
 def test_map_at_equals_a_replay(spoilt: Stream) -> None:
     for clip in range(spoilt.n_clips):
         codes, origin = spoilt.codes[clip].astype(np.int32), np.zeros(2, np.int32)

@@ -181,11 +181,10 @@ class Sampler:
         pieces: list[_Piece] = []
         size, time = 0, 0
         while size < self.sequence:
-            stream = game
-            clip = int(rng.integers(0, len(stream.clip_ptr) - 1))
-            start, last = int(stream.clip_ptr[clip]), int(stream.clip_ptr[clip + 1])
-            step = int(rng.integers(start, max(start + 1, last - 16)))
-            codes, origin = stream.map_at(clip, step - start)
+            stream = game.only(int(rng.integers(0, game.n_clips)))
+            last = len(stream.action)
+            step = int(rng.integers(0, max(1, last - 16)))
+            codes, origin = stream.map_at(0, step)
             codes, origin = codes.astype(np.int64), origin.astype(np.int64)
             while step < last and size < self.sequence:
                 if self.ghosts and rng.random() < self.ghosts:
@@ -197,7 +196,7 @@ class Sampler:
                 stop = min(stop, step + 1 + int(np.searchsorted(np.cumsum(lengths), self.sequence - size)))
                 stop = min(stop, last)
                 pieces.append(_keyframe(codes, origin, max(time - 1, 0), self.grammar))
-                before = stream.scroll[step - 1].astype(np.int64) if step > start else np.zeros(2, np.int64)
+                before = stream.scroll[step - 1].astype(np.int64) if step else np.zeros(2, np.int64)
                 piece, codes, origin = _steps(stream, step, stop, codes, origin, before, time, self.grammar)
                 pieces.append(piece)
                 size += len(codes) + len(piece.rows)

@@ -3,7 +3,10 @@
 What goes wrong within a minute of play is mostly this: a piece of a sprite stays behind, a keyframe
 makes it part of the map, and nothing that a model has learned from says that it should go, for in
 recordings nothing stays behind. So some keyframes of training sequences get such pieces, near to
-where they belong, and one of the next steps puts back what was there: that carries a loss.
+where they belong, and later steps put back what was there, each piece by itself: that carries a loss.
+
+When a piece goes does not depend on how long it has stood. Were it always within a few steps, what
+has outlived them would be no ghost, and a model that once missed one would leave it for good.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from gamegen_env.stream import Grammar
 MOST = 8  # ghosts in a map
 SOON = 32  # steps whose updates they are pieces of
 NEAR = 3  # cells, on each axis, from where they belong
-DELAY = 4  # steps, one of which takes them away
+LEAVES = 0.2  # chance per step that a ghost goes
 
 
 def haunt(
@@ -30,27 +33,37 @@ def haunt(
 
     Args:    step, last: the step, and the end of its clip; codes: (n_cells,) integer, the map; origin: (2,).
     Returns: the stream with the updates that take them away among the others, and the map with ghosts. Both as they
-             were where nothing moves soon, the camera moves at once, or all that was drawn is no ghost.
+             were where nothing moves soon, or all that was drawn is no ghost.
     """
     ptr, m = stream.update_ptr, grammar.map_cells
-    away = min(step + int(rng.integers(DELAY)), last - 1)
     soon = slice(int(ptr[step]), int(ptr[min(step + SOON, last)]))
-    if soon.start == soon.stop or stream.scroll[step : away + 1].any():
+    if soon.start == soon.stop:
         return stream, codes
     pieces = rng.integers(soon.start, soon.stop, rng.integers(1, MOST + 1))
     row, col = np.divmod(stream.update_cell[pieces].astype(np.int64), m)
     down, right = rng.integers(-NEAR, NEAR + 1, (2, len(pieces)))
     places, first = np.unique((row + down) % m * m + (col + right) % m, return_index=True)
     ghosts = stream.update_code[pieces[first]].astype(codes.dtype)
-    # A cell that is updated before the ghosts go would lose its ghost, or be given the code that it has.
-    busy = np.isin(places, stream.update_cell[ptr[step] : ptr[away + 1]])
-    kept = grammar.visible_cells(origin)[places] & (ghosts != codes[places]) & ~busy
-    places, ghosts = places[kept], ghosts[kept]
-    at = ptr[away] + np.searchsorted(stream.update_cell[ptr[away] : ptr[away + 1]], places)
+    away = step + rng.geometric(LEAVES, len(places)) - 1
+    # A ghost goes while its clip lasts, and while its cell is on screen. A cell that is updated before would lose its
+    # ghost, or be given the code that it has.
+    origins = (origin + np.cumsum(stream.scroll[step:last], 0, np.int64)) % grammar.size
+    kept = grammar.visible_cells(origin)[places] & (ghosts != codes[places]) & (away < last)
+    for i in kept.nonzero()[0]:
+        until = int(away[i])
+        busy = places[i] in stream.update_cell[ptr[step] : ptr[until + 1]]
+        kept[i] = not busy and grammar.visible_cells(origins[until - step])[places[i]]
+    order = np.lexsort((places[kept], away[kept]))
+    places, ghosts, away = places[kept][order], ghosts[kept][order], away[kept][order]
+    if not len(places):
+        return stream, codes
+    at = [
+        ptr[until] + np.searchsorted(stream.update_cell[ptr[until] : ptr[until + 1]], place)
+        for until, place in zip(away.tolist(), places.tolist(), strict=True)
+    ]
     updates = {"update_cell": places, "update_code": codes[places], "update_flag": 0, "update_motion": -1}
     haunted = codes.copy()
     haunted[places] = ghosts
-    later = ptr.copy()
-    later[away + 1 :] += len(places)
+    later = ptr + np.searchsorted(away, np.arange(len(ptr)))
     arrays: dict[str, Any] = {name: np.insert(getattr(stream, name), at, values) for name, values in updates.items()}
     return dataclasses.replace(stream, update_ptr=later, **arrays), haunted
