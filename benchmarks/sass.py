@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+SHARE = 0.8  # of the memory's pace that the hot kernels' instructions must allow
 LATENCY = 0.6e-6  # seconds from a load to its answer, assumed
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 
@@ -82,6 +83,7 @@ class Expected:
     heads: int = 1  # blocks that read the same bytes: query heads of one KV head, where a block has only one of them
     loads: int = 4  # bytes per lane of the narrowest load that an inner loop with products may have
     memory: float = 1.0  # share of the bytes loaded in such a loop that is cache or weights, the rest activations
+    slow: tuple[str, ...] = ()  # architectures whose memory is too fast for such a loop
 
     def under_way(self, loop: Loop) -> float:
         """Return the different bytes of cache or weights that all threads ask for in one turn of a loop."""
@@ -96,8 +98,12 @@ class Expected:
 # kernel has become better, tighten its row.
 EXPECTED = {
     # Query heads of one KV head that a block has: the fewer, the more blocks, which one game needs.
-    "attend<1>": Expected(256, blocks=24, registers=64, shared=512, has=("IDP.4A", "SHFL", "LDG.E.128"), heads=4),
-    "attend<2>": Expected(256, blocks=12, registers=72, shared=768, has=("IDP.4A", "SHFL", "LDG.E.128"), heads=2),
+    "attend<1>": Expected(
+        256, blocks=24, registers=64, shared=512, has=("IDP.4A", "SHFL", "LDG.E.128"), heads=4, slow=("sm_100",)
+    ),
+    "attend<2>": Expected(
+        256, blocks=12, registers=72, shared=768, has=("IDP.4A", "SHFL", "LDG.E.128"), heads=2, slow=("sm_100",)
+    ),
     "attend<4>": Expected(256, blocks=6, registers=112, shared=1536, has=("IDP.4A", "SHFL", "LDG.E.128")),
     # Up to four rows with dp4a, more with tensor cores. A quarter of the loads of the former are weights at one row.
     "product8": Expected(
@@ -333,6 +339,11 @@ def faults(kernel: Kernel) -> list[str]:
         narrow = [code for code in loop.codes if is_load(code) and 4 <= width(code) < want.loads]
         if narrow:
             found.append(f"loop at {loop.start:#x}: expected loads of {want.loads} bytes, got {narrow}")
+        most, cost = LIMITS[kernel.architecture].budget / SHARE, want.cost(loop)
+        if kernel.family in HOT and cost > most and kernel.architecture not in want.slow:
+            found.append(
+                f"loop at {loop.start:#x}: expected at most {most:.0f} instructions per 512 bytes, got {cost:.0f}"
+            )
     return [f"{kernel.architecture} {kernel.name}: {fault}" for fault in found]
 
 

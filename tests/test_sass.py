@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -35,7 +36,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[sass.Kernel]:
 @needs_nvcc
 @pytest.mark.parametrize("architecture", sass.ARCHITECTURES)
 def test_machine_code_is_as_expected(architecture: str, kernels: list[sass.Kernel]) -> None:
-    """Registers, shared and local memory below their ceilings, the instructions that are meant, wide loads."""
+    """Registers, shared and local memory and instructions below their ceilings, those that are meant, wide loads."""
     here = [kernel for kernel in kernels if kernel.architecture == architecture]
     sources = "\n".join(path.read_text() for path in (KERNELS / "cuda").glob("*.cuh"))
     written = len(re.findall(r"^(?:template <.*> )?KERNEL(?:_OF\(\w+\))? ", sources, re.MULTILINE))
@@ -82,6 +83,8 @@ def test_faults_are_found(tmp_path: Path) -> None:
     assert "instructions: expected IDP.4A, got none" in said
     assert bad.spill_instructions > 0
     assert 1 in bad.loads()
+    dear = dataclasses.replace(bad, loops=[sass.Loop(0, 16, Counter({"LDG.E.128": 1, "IDP.4A": 8, "IADD3": 60}))])
+    assert "loop at 0x0: expected at most 178 instructions per 512 bytes, got 276" in "\n".join(sass.faults(dear))
     assert sass.faults(good) == []
     assert set(good.loads()) == {16}
     (loop,) = good.main_loops()

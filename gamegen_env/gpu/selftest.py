@@ -78,9 +78,12 @@ def check_warps(module: Any, rng: np.random.Generator) -> str:
     x = rng.integers(-(2**31), 2**31, 32).astype(np.int32)
     lanes = np.arange(32)
     beside = x[(lanes + 1) % 32]
-    products = (x.view(np.int8).reshape(32, 4).astype(np.int64) * beside.view(np.int8).reshape(32, 4)).sum(1) + lanes
+    products = [
+        (x.view(kind).reshape(32, 4).astype(np.int64) * beside.view(np.int8).reshape(32, 4)).sum(1) + lanes
+        for kind in (np.int8, np.uint8)
+    ]
     votes = int(((x & 1).astype(np.int64) << lanes).sum()) - (1 << 32 if x[31] & 1 else 0)
-    expected = [*(x[lanes ^ 1 << i] for i in range(5)), x[::-1], np.full(32, votes), products, x[(lanes + 31) % 32]]
+    expected = [*(x[lanes ^ 1 << i] for i in range(5)), x[::-1], np.full(32, votes), *products, x[(lanes + 31) % 32]]
     equal("warp", module.exchange(x), np.array(expected, np.int32))
     return "shuffles, ballot, dp4a, shared memory"
 

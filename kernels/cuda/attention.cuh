@@ -76,7 +76,10 @@ DEVICE float score_place(SHARED_ARRAY(int, quads), SHARED_ARRAY(float, numbers),
     }
     return key_score(sum, numbers[0], numbers[1], s, at);
 }
-DEVICE bool hidden_place(const View4& s, int at) { return (at + s.window - s.hidden_from) % s.window < s.hidden; }
+DEVICE bool hidden_place(const View4& s, int at) {
+    const auto behind = static_cast<unsigned>(at - s.hidden_from), hidden = static_cast<unsigned>(s.hidden);
+    return behind < hidden || behind + static_cast<unsigned>(s.window) < hidden;
+}
 DEVICE float dot_heads(const Head& a, const Head& b) {
     float sum = a.v[0] * b.v[0];
     for (int j = 1; j < 4; ++j) sum = fmaf(a.v[j], b.v[j], sum);
@@ -252,7 +255,9 @@ template <int G, int THREADS> DEVICE void attend_heads(const View& w, int row, i
         if (lane == 0) w.tops[(at + g) * most + places / 64] = largest;
     }
     block_sync();
-    // Eight threads to 64 places: four bytes of the group, that is eight dimensions, each.
+    // Eight threads to 64 places: four bytes of the group, that is eight dimensions, each. High nibbles count sixteen times
+    // where they are: with one head it is cheaper to divide the sum than to shift each.
+    constexpr bool IN_PLACE = G == 1;
     for (int b = thread / 8; b < blocks; b += THREADS / 8) {
         const int column = thread % 8 * 4;
         int low[G][4] = {}, high[G][4] = {};
@@ -262,7 +267,8 @@ template <int G, int THREADS> DEVICE void attend_heads(const View& w, int row, i
                 const int weights = reinterpret_cast<const int*>(w.weights + (at + g) * w.places)[b * 16 + four];
                 for (int i = 0; i < 4; ++i) {
                     low[g][i] = dp4a(static_cast<int>(both.v[i] & 0x0F0F0F0Fu), weights, low[g][i]);
-                    high[g][i] = dp4a(static_cast<int>(both.v[i] >> 4 & 0x0F0F0F0Fu), weights, high[g][i]);
+                    high[g][i] = IN_PLACE ? dp4a(both.v[i] & 0xF0F0F0F0u, weights, high[g][i])
+                                          : dp4a(static_cast<int>(both.v[i] >> 4 & 0x0F0F0F0Fu), weights, high[g][i]);
                 }
             }
         }
@@ -270,7 +276,7 @@ template <int G, int THREADS> DEVICE void attend_heads(const View& w, int row, i
             for (int i = 0; i < 4; ++i) {
                 int* to = w.partial + ((at + g) * most + b) * 64 + column + i;
                 to[0] = low[g][i];
-                to[32] = high[g][i];
+                to[32] = IN_PLACE ? high[g][i] / 16 : high[g][i];
             }
     }
     block_sync();

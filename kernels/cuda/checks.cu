@@ -78,7 +78,7 @@ std::vector<int> exchanged(const std::vector<int>& x) {
     need_device();
     const Stream stream;
     Memory memory(stream);
-    std::vector<int> result(9 * 32);
+    std::vector<int> result(10 * 32);
     int* out = memory.zeros<int>(result.size());
     LAUNCH(stream, exchange, 1, 32, memory.copy(x), out);
     memory.get(result.data(), out, result.size());

@@ -41,17 +41,19 @@ KERNEL quantise_groups(const uint16_t* halves, Group4* out, int n) {
     out[i] = quantise4(values);
 }
 // One warp; rows of 32 in `out`: x from lanes apart 1, 2, 4, 8, 16; from lane 31 - lane; votes for odd x; dp4a of x with
-// the next row of itself; what lane - 1 wrote into shared memory.
+// the next lane's, signed and unsigned; what lane - 1 wrote into shared memory.
 KERNEL exchange(const int* x, int* out) {
     SHARED(int, box, 32);
     const int lane = static_cast<int>(thread_index()), mine = x[lane];
     for (int i = 0; i < 5; ++i) out[i * 32 + lane] = shuffle_xor(mine, 1 << i);
     out[5 * 32 + lane] = shuffle(mine, 31 - lane);
     out[6 * 32 + lane] = static_cast<int>(ballot(mine & 1));
-    out[7 * 32 + lane] = dp4a(mine, shuffle(mine, (lane + 1) % 32), lane);
+    const int beside = shuffle(mine, (lane + 1) % 32);
+    out[7 * 32 + lane] = dp4a(mine, beside, lane);
+    out[8 * 32 + lane] = dp4a(static_cast<unsigned>(mine), beside, lane);
     box[lane] = mine;
     warp_sync();
-    out[8 * 32 + lane] = box[(lane + 31) % 32];
+    out[9 * 32 + lane] = box[(lane + 31) % 32];
 }
 // c (16, 8) = a (16, 32) b (32, 8)^T, b given as (8, 32): one tensor-core product of signed bytes, by one warp.
 KERNEL multiply(const int* a, const int* b, int* c) {

@@ -205,6 +205,10 @@ inline int dp4a(int a, int b, int c) {
     for (int i = 0; i < 4; ++i) c += static_cast<int8_t>(a >> 8 * i) * static_cast<int8_t>(b >> 8 * i);
     return c;
 }
+inline int dp4a(unsigned a, int b, int c) {
+    for (int i = 0; i < 4; ++i) c += static_cast<uint8_t>(a >> 8 * i) * static_cast<int8_t>(b >> 8 * i);
+    return c;
+}
 inline void mma_s8(int (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     simt::Warp& w = simt::machine().warp();
     auto& slots = w.slots[w.epoch & 1];

@@ -49,8 +49,8 @@ void bind_checks(nb::module_& m) {
         const auto [device, host] = quantised({halves.data(), halves.data() + halves.size()});
         return nb::make_tuple(bytes(device), bytes(host));
     }, nb::arg("halves"), "Groups in 4 bits, (n, 36) uint8, by the GPU and by the host.");
-    m.def("exchange", [](const Words& x) { return lend(exchanged(words(x, "x", {32})), {9, 32}); }, nb::arg("x"),
-          "Rows (9, 32) int32: lanes apart 1, 2, 4, 8, 16; reversed; votes for odd; dp4a with the next lane plus the lane; shared memory.");
+    m.def("exchange", [](const Words& x) { return lend(exchanged(words(x, "x", {32})), {10, 32}); }, nb::arg("x"),
+          "Rows (10, 32) int32: lanes apart 1, 2, 4, 8, 16; reversed; votes for odd; dp4a with the next lane plus the lane, of signed and of unsigned bytes; shared memory.");
     m.def("multiply", [](const Words& a, const Words& b) { return lend(multiplied(words(a, "a", {16, 8}), words(b, "b", {8, 8})), {16, 8}); },
           nb::arg("a"), nb::arg("b"), "a (16, 32) times b (8, 32) transposed, signed bytes given as int32 words, by a tensor core.");
     m.def("bandwidth", [](bool copy, size_t size, int repeats) {

@@ -43,6 +43,12 @@ template <class T> DEVICE T shuffle(T x, int lane) { return __shfl_sync(FULL, x,
 DEVICE unsigned ballot(bool x) { return __ballot_sync(FULL, x); }
 DEVICE int bits_set(unsigned x) { return __popc(x); }
 DEVICE int dp4a(int a, int b, int c) { return __dp4a(a, b, c); }
+// The same, the bytes of `a` without a sign.
+DEVICE int dp4a(unsigned a, int b, int c) {
+    int sum;
+    asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+    return sum;
+}
 // c (16, 8) += a (16, 32) b (32, 8), signed bytes, exact in 32 bits. Fragments of the PTX manual, mma.m16n8k32, with
 // group = lane / 4 and quad = lane % 4, four bytes to a word:
 //   a[0], a[1]  k = 4 quad .. 4 quad + 3 of rows group and group + 8;   a[2], a[3]  the same, 16 further along k
