@@ -1,23 +1,15 @@
 #include "forward.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "elementary.h"
 
 namespace gamegen {
 
-constexpr double POSITION_WAVELENGTH = TAU * 1000, TIME_WAVELENGTH = TAU * 200;  // as in transformer.py
-
-Forward::Forward(const Model& model, const Ops& ops, bool half) : model_(model), ops_(ops), half_(half) {
+Forward::Forward(const Model& model, const Ops& ops, bool half)
+    : model_(model), ops_(ops), half_(half), waves_(rotary_waves(model.config.grammar.map_cells)) {
     const Config& c = model.config;
-    const int m = c.grammar.map_cells;
-    for (int i = 0; i < 8; ++i) {
-        by_position_[i] = std::pow(TAU / POSITION_WAVELENGTH, i / 7.0);
-        by_time_[i] = std::pow(TAU / TIME_WAVELENGTH, i / 7.0);
-        waves_[i] = std::nearbyint(1 + ((m - 1) / 2 - 1) * (i / 7.0)) * (TAU / m);
-    }
     const Layer& layer = model.layers.front();
     const size_t widest = std::max({c.d_model, c.d_ff, c.n_heads * HEAD, 2 * c.d_model});
     x_.resize(MAX_ROWS * c.d_model);
@@ -73,8 +65,8 @@ void Forward::embed(const Token& t, float* out) const {
 void Forward::rotary(const Token& t, int64_t position, float* out) const {
     const int m = model_.config.grammar.map_cells, cell = t.cell() ? t.a : 0;
     for (int i = 0; i < 8; ++i) {
-        const double angles[4] = {static_cast<double>(position) * by_position_[i], static_cast<double>(t.time) * by_time_[i],
-                                  cell / m * waves_[i], cell % m * waves_[i]};
+        const double angles[4] = {static_cast<double>(position) * waves_.by_position[i], static_cast<double>(t.time) * waves_.by_time[i],
+                                  cell / m * waves_.by_place[i], cell % m * waves_.by_place[i]};
         for (int part = 0; part < 4; ++part) {
             const auto angle = static_cast<float>(within_turn(angles[part]));
             out[8 * part + i] = cos_of(angle);

@@ -1,5 +1,6 @@
 // The transformer over a ragged batch of tokens: rows of many slots, and several rows of one slot.
 #pragma once
+#include "rotary.h"
 #include "slot.h"
 
 namespace gamegen {
@@ -41,7 +42,7 @@ private:
     const Model& model_;
     const Ops& ops_;
     const bool half_;
-    double by_position_[8], by_time_[8], waves_[8];
+    const Waves waves_;
     Lined<float> x_, normed_, heads_, attended_, projected_, wide_, hidden_, rotary_, logits_;
     std::vector<uint8_t> bytes_;
 };

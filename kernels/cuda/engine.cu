@@ -1,7 +1,6 @@
 #include "engine.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "parts.h"
 #include "persistent.cuh"
@@ -27,11 +26,7 @@ void Engine::Parts::allocate(size_t slots, float temperature, const std::vector<
     w.logits_width = w.places + static_cast<int>(round_up(c.max_step_tokens(), 16));
     w.temperature = temperature;
     w.span = gumbel.back() - gumbel.front() + 1;
-    for (int i = 0; i < 8; ++i) {
-        w.by_position[i] = std::pow(TAU / (TAU * 1000), i / 7.0);
-        w.by_time[i] = std::pow(TAU / (TAU * 200), i / 7.0);
-        w.waves[i] = std::nearbyint(1 + ((c.grammar.map_cells - 1) / 2 - 1) * (i / 7.0)) * (TAU / c.grammar.map_cells);
-    }
+    w.waves = rotary_waves(c.grammar.map_cells);
     w.small = memory.copy(model.small);
     w.code = memory.copy(model.code);
     w.norm = memory.copy(model.norm);

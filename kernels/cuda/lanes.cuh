@@ -132,8 +132,9 @@ DEVICE float fabs_of(float x) { return x < 0 ? -x : x; }
 // cos or sin number i (0..31) of a token's rotary embedding, part 0 or 1.
 DEVICE float rotary(const View& w, const Token& t, int64_t position, int i, int part) {
     const int m = w.config.grammar.map_cells, cell = t.cell() ? t.a : 0, wave = i % 8;
-    const double angle = i < 8 ? static_cast<double>(position) * w.by_position[wave] : i < 16 ? static_cast<double>(t.time) * w.by_time[wave]
-                         : i < 24 ? cell / m * w.waves[wave] : cell % m * w.waves[wave];
+    const double angle = i < 8 ? static_cast<double>(position) * w.waves.by_position[wave]
+                         : i < 16 ? static_cast<double>(t.time) * w.waves.by_time[wave]
+                         : i < 24 ? cell / m * w.waves.by_place[wave] : cell % m * w.waves.by_place[wave];
     const float turn = static_cast<float>(within_turn(angle));
     return part ? sin_of(turn) : cos_of(turn);
 }

@@ -5,6 +5,7 @@
 
 #include "../kv4.h"
 #include "../model.h"
+#include "../rotary.h"
 
 namespace gamegen::cuda {
 
@@ -80,7 +81,7 @@ struct View {
     Config config;
     int places, layer_heads, stage_tokens, max_aims, max_rows, max_latest, logits_width, slots;
     float temperature, span;
-    double by_position[8], by_time[8], waves[8];
+    Waves waves;
     const float *small, *code, *norm, *code_norm, *pointer_norm, *sentinel, *ballistic_norm, *ageing, *gumbel;
     float sentinel_bias;
     LinearView event_head, code_in, code_out, code_logits, end_head, pointer_query, motion_head, ballistic_query, aim, motion;
