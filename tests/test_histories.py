@@ -10,6 +10,7 @@ import pytest
 from gamegen_env.config import ACT, END, KEY, UPD
 from gamegen_env.evaluation import drift
 from gamegen_env.evaluation.histories import absences, f1
+from gamegen_env.games import make_source
 from gamegen_env.training.batches import Batch
 from gamegen_env.world import World
 
@@ -49,8 +50,10 @@ def test_nearest_real_frame() -> None:
 def test_drift_of_a_model(tiny_checkpoint: Path, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drift, "STEPS_PER_MINUTE", 10)
     clips = [np.stack([np.roll(picture, (i, t), (0, 1)) for t in range(20)]) for i in range(3)]
-    figures = drift.evaluate_drift(World(tiny_checkpoint, 2), clips, [0, 1], minutes=5, slots=2)
-    assert set(figures) == {"drift_1", "drift_5", "collapsed"}
+    game = make_source("invented:roam", 2, 0, "heldout")
+    figures = drift.evaluate_drift(World(tiny_checkpoint, 2), game, clips, [0, 1], minutes=5, slots=2)
+    assert set(figures) == {"drift_1", "drift_5", "collapsed", "collapsed_real"}
+    assert figures["collapsed_real"] == 1  # of another game than the clips
     assert all(np.isfinite(value) for value in figures.values())
     with pytest.raises(ValueError, match="expected more than 3 clips"):
-        drift.evaluate_drift(World(tiny_checkpoint, 3), clips, [0], minutes=1, slots=3)
+        drift.evaluate_drift(World(tiny_checkpoint, 3), game, clips, [0], minutes=1, slots=3)

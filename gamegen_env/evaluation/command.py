@@ -51,6 +51,7 @@ from gamegen_env.evaluation.report import (
 )
 from gamegen_env.evaluation.rollouts import CONTEXT, HORIZONS, choose, fidelity, roll_out
 from gamegen_env.files import write_atomic
+from gamegen_env.games import make_source
 from gamegen_env.games.physics import TOKENS as ROOMS
 from gamegen_env.games.shards import iter_clips, read_meta, read_shard
 from gamegen_env.training.data import load_streams
@@ -134,7 +135,9 @@ def main(argv: list[str] | None = None) -> None:
                 figures.update(evaluate_training(checkpoint, train, args.sequences))
         if args.drift:
             tokens = np.unique(stream.action).tolist()
-            figures.update(evaluate_drift(world, clips, tokens, args.drift, args.clips))
+            game = make_source(read_meta(shards[0])[0]["game"], args.clips, 0, args.split)
+            figures.update(evaluate_drift(world, game, clips, tokens, args.drift, args.clips))
+            game.close()
         if args.inverse:
             figures.update(evaluate_inverse(rollouts, train, args.inverse))
         report[stream.game] = figures

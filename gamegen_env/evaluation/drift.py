@@ -4,6 +4,8 @@ drift_1/5/15   distance of a played frame to the nearest real frame of its game 
                minutes, over the same distance for real frames of other clips: 1 is real
 collapsed      share of plays that end farther off than all but 1 % of the real frames, or
                in whose last minute nothing has moved
+collapsed_real share of the real game's frames, at each full minute under keys of the same
+               kind, that are as far off: what a perfect model would have
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gamegen_env.games.base import GameSource
 from gamegen_env.world import World
 
 MINUTES = (1, 5, 15)
@@ -38,12 +41,22 @@ def nearest(frames: np.ndarray, real: np.ndarray, other: np.ndarray | None = Non
     return np.sqrt(np.maximum(square.min(1), 0) / frames.shape[1])
 
 
+def held(keys: np.ndarray, action_tokens: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+    """Return the next keys (n,): mostly the same."""
+    return np.where(rng.random(len(keys)) < HOLD, keys, rng.choice(action_tokens, len(keys)))
+
+
 def evaluate_drift(
-    world: World, clips: Sequence[np.ndarray], action_tokens: Sequence[int], minutes: float, slots: int
+    world: World,
+    game: GameSource,
+    clips: Sequence[np.ndarray],
+    action_tokens: Sequence[int],
+    minutes: float,
+    slots: int,
 ) -> dict[str, float]:
     """Play `slots` games from the clips' middles for `minutes`; one that ends begins anew.
 
-    Args: clips: real frames (T, H, W, 3) of one game; at least `slots` + 1 of them.
+    Args: game: the real one, played for as long; clips: frames (T, H, W, 3) of it; at least `slots` + 1.
     Raises: ValueError if there are fewer.
     """
     if len(clips) <= slots:
@@ -56,12 +69,13 @@ def evaluate_drift(
     chosen = rng.permutation(len(clips))[:slots]
     start = [clips[i][len(clips[i]) // 2] for i in chosen]
     world.reset(range(slots), start, [2000 + slot for slot in range(slots)])
+    limit = np.quantile(among_real, 0.99)
     keys = rng.choice(action_tokens, slots)
     figures: dict[str, float] = {}
     moved = np.zeros(slots, bool)
     last_minute = np.stack(start)
     for step in range(1, round(minutes * STEPS_PER_MINUTE) + 1):
-        keys = np.where(rng.random(slots) < HOLD, keys, rng.choice(action_tokens, slots))
+        keys = held(keys, action_tokens, rng)
         result = world.step(range(slots), keys.tolist())
         frames = result.frames
         over = result.terminated.nonzero()[0].tolist()
@@ -73,6 +87,15 @@ def evaluate_drift(
             distance = nearest(thumbnails(frames), known)
             if minute in MINUTES:
                 figures[f"drift_{minute}"] = float(distance.mean() / among_real.mean())
-            figures["collapsed"] = float(((distance > np.quantile(among_real, 0.99)) | ~moved).mean())
+            figures["collapsed"] = float(((distance > limit) | ~moved).mean())
             moved[:], last_minute = False, frames
+    game.reset()
+    keys, far = rng.choice(action_tokens, game.num_envs), []
+    for step in range(1, round(minutes * STEPS_PER_MINUTE) + 1):
+        keys = held(keys, action_tokens, rng)
+        frames = game.step(keys)[0]
+        if step % STEPS_PER_MINUTE == 0:
+            far.append(nearest(thumbnails(frames), known) > limit)
+    if far:
+        figures["collapsed_real"] = float(np.mean(far))
     return figures

@@ -81,7 +81,8 @@ def consistency_table(report: dict[str, dict]) -> str:
     columns = [("back after 1 step", "returns_1", 2), ("2–8", "returns_8", 2), ("9–32", "returns_32", 2),
                ("ghosts/100 frames at 16", "16_ghosts_per_100", 0), ("at 64", "64_ghosts_per_100", 0),
                ("flicker %", "flicker_percent", 3), ("drift, 1 min", "drift_1", 2), ("5", "drift_5", 2),
-               ("15", "drift_15", 2), ("collapsed", "collapsed", 2)]  # fmt: skip
+               ("15", "drift_15", 2), ("collapsed", "collapsed", 2),
+               ("the real game", "collapsed_real", 2)]  # fmt: skip
     body = [[game, *(number(figures, name, digits) for _, name, digits in columns)] for game, figures in report.items()]
     return rows(["game", *(title for title, _, _ in columns)], body)
 
