@@ -13,6 +13,7 @@ COMMANDS = {
     "describe": ("gamegen_env.training.describe", "say what recorded games are like: updates, keys, rewards"),
     "train-tokenizer": ("gamegen_env.training.train_tokenizer", "train the VQ-VAE on recorded games"),
     "train-world": ("gamegen_env.training.train_world", "train the transformer on recorded games"),
+    "average": ("gamegen_env.training.average", "average the weights of models trained on from one another"),
     "plot": ("gamegen_env.training.plot", "draw what training runs have logged"),
     "plan": ("gamegen_env.plan", "count what a model needs on a GPU, and what speed that allows"),
     "gpu-selftest": ("gamegen_env.gpu.selftest", "compare the CUDA engine on this machine's GPU with the CPU"),

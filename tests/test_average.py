@@ -1,0 +1,46 @@
+"""The mean of several models' weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from gamegen_env.checkpoint import load_checkpoint, save_checkpoint
+from gamegen_env.config import ModelConfig
+from gamegen_env.training import average
+from gamegen_env.training.average import main
+from tests.conftest import random_model
+
+
+def test_the_mean_of_two_models(tiny_config: ModelConfig, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    tokenizer, transformer = random_model(tiny_config)
+    before = {name: value.clone() for name, value in transformer.state_dict().items()}
+    for parameter in transformer.parameters():
+        parameter.mul_(3)
+    save_checkpoint(tmp_path / "other", tiny_config, tokenizer, transformer)
+    main([str(tiny_checkpoint), str(tmp_path / "other"), "--out", str(tmp_path / "mean")])
+    mean = load_checkpoint(tmp_path / "mean")
+    assert mean.config == tiny_config
+    for name, value in mean.transformer.state_dict().items():
+        torch.testing.assert_close(value.float(), 2 * before[name], rtol=2e-3, atol=1e-4)  # fp16
+    for name, value in tokenizer.state_dict().items():
+        assert torch.equal(mean.tokenizer.state_dict()[name], value)
+
+
+def test_what_cannot_be_averaged(tiny_config: ModelConfig, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="models: expected at least two, got 1"):
+        average.average([tiny_checkpoint])
+    window = tiny_config.transformer.window + 64
+    longer = dataclasses.replace(tiny_config, transformer=dataclasses.replace(tiny_config.transformer, window=window))
+    save_checkpoint(tmp_path / "longer", longer, *random_model(longer))
+    with pytest.raises(ValueError, match="longer: expected the configuration of"):
+        average.average([tiny_checkpoint, tmp_path / "longer"])
+    tokenizer, transformer = random_model(tiny_config)
+    next(tokenizer.parameters()).add_(1)
+    save_checkpoint(tmp_path / "eyes", tiny_config, tokenizer, transformer)
+    with pytest.raises(ValueError, match="eyes: expected the tokenizer of"):
+        average.average([tiny_checkpoint, tmp_path / "eyes"])
+    assert not (tmp_path / "mean").exists()
