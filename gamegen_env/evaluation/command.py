@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -135,9 +136,8 @@ def main(argv: list[str] | None = None) -> None:
                 figures.update(evaluate_training(checkpoint, train, args.sequences))
         if args.drift:
             tokens = np.unique(stream.action).tolist()
-            game = make_source(read_meta(shards[0])[0]["game"], args.clips, 0, args.split)
-            figures.update(evaluate_drift(world, game, clips, tokens, args.drift, args.clips))
-            game.close()
+            with closing(make_source(read_meta(shards[0])[0]["game"], args.clips, 0, args.split)) as game:
+                figures.update(evaluate_drift(world, game, clips, tokens, args.drift, args.clips))
         if args.inverse:
             figures.update(evaluate_inverse(rollouts, train, args.inverse))
         report[stream.game] = figures

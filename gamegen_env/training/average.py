@@ -2,8 +2,8 @@
 
     gamegen average runs/world/model runs/longer/model --out runs/average
 
-Trained on from one another, such models lie in one valley, their errors around its floor: the mean of their weights
-foretells better than any of them, at no training at all. Models of separate runs have nothing in common to average.
+Trained on from one another, such models lie in one valley, and the mean of their weights may lie nearer to its floor
+than any of them: measure it, a third model made it worse again. Models of separate runs have nothing in common.
 
 Source: model soups, arXiv 2203.05482; averaging along a run, arXiv 1803.05407.
 """
