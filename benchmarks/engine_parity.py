@@ -141,10 +141,11 @@ class Follower:
         logits[:, :cells] += model.ballistics(hidden, paths)
         return logits
 
-    def code_logits(self, hidden: Tensor, at: Tensor, update: Tensor, present: Tensor) -> Tensor:
+    def code_logits(self, hidden: Tensor, at: Tensor, update: Tensor, present: Tensor, anchor: Tensor) -> Tensor:
         """Return logits of codes and motions (u, n_codes + n_motions) of updates that follow tokens of the last pass.
 
-        Args: hidden: (u, d_model) at those tokens; at: (u,) which; update: (u, 6); present: (u,) the codes replaced.
+        Args: hidden: (u, d_model) at those tokens; at: (u,) which; update: (u, 6); present: (u,) the codes replaced;
+              anchor: (u,) those of the cells' anchors.
         """
         model, config = self.model, self.model.config
         query = model.code_query(hidden, update[:, 1], update[:, 3:5], present)
@@ -159,7 +160,8 @@ class Follower:
         nothing = (held < 0) | (held == present[:, None]) | self.unseen[at]
         nothing = nothing | (self.before[at] + 1 >= config.transformer.window)
         copied = copied.masked_fill(nothing, -torch.inf)
-        mixed = mixture(logits, sentinel, copied, held.clamp_min(0), model.motion_logits(query))
+        moves = model.motion_logits(query, anchor != present)
+        mixed = mixture(logits, sentinel, copied, held.clamp_min(0), moves, anchor)
         return mixed.scatter(1, present[:, None], -torch.inf)
 
 
@@ -186,12 +188,12 @@ def compare(ours: Tensor, theirs: Tensor, drawn: Tensor, keys: Tensor, temperatu
 
 def step_draws(
     engine: Telling, follower: Follower, first: int, hidden: Tensor, rows: np.ndarray, told: tuple[Tensor, ...],
-    present: np.ndarray,
+    replaced: np.ndarray,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Compare all draws of a step.
 
     Args: first: of the step's tokens in the follower's last pass; hidden: (n, d_model) of PyTorch there, rows (n, 6);
-          told: the native logits there; present: the codes that its updates replaced.
+          told: the native logits there; replaced: (2, u) the codes that its updates replaced, and their anchors.
     """
     model, grammar, temperature = engine.transformer, engine.grammar, engine.temperature
     last, said, hidden = rows[:-1], torch.from_numpy(rows[1:]), hidden[:-1]
@@ -212,9 +214,9 @@ def step_draws(
         "ends": [],
     }
     if update.any():
-        was = torch.from_numpy(present)
+        was, anchor = torch.from_numpy(replaced)
         at = first + update.nonzero()[:, 0]
-        theirs = follower.code_logits(hidden[update], at, said[update], was)
+        theirs = follower.code_logits(hidden[update], at, said[update], was, anchor)
         ours = codes.scatter(1, was[:, None], -torch.inf)
         content = said[update, 2]  # a code, beside the motion that brought it if one did
         drawn = torch.where(content < grammar.n_codes, content, grammar.n_codes + content // grammar.n_codes - 1)
@@ -247,9 +249,9 @@ def follow(
     replaced: list[np.ndarray] = []
     t = 0
     for number, action in enumerate(tqdm(actions(args.steps, 1, seed)[:, 0].tolist(), desc=f"{precision} {name}")):
-        before = player.codes[0].copy()
+        before = np.stack([player.codes[0], player.anchor[0]])
         batch = player.step([0], [action])
-        replaced.append(before[batch.cells])
+        replaced.append(before[:, batch.cells])
         teller.observe(
             0,
             Step(

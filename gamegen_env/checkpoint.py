@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -91,7 +91,7 @@ def _load(folder: Path, stamps: tuple[int, ...]) -> Checkpoint:
         tokenizer, transformer = Tokenizer(config.tokenizer), Transformer(config)
     both = nn.ModuleDict({"tokenizer": tokenizer, "transformer": transformer})
     _assign(both, files)
-    canonical = json.dumps(asdict(config), sort_keys=True).encode()
+    canonical = json.dumps(config.to_dict(), sort_keys=True).encode()
     digest = hashlib.sha256(canonical + weights.digest(files)).hexdigest()
     both.eval().requires_grad_(False)
     return Checkpoint(config, tokenizer, transformer, digest[:16])

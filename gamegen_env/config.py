@@ -14,6 +14,7 @@ from typing import Any
 from gamegen_env.actions import N_ACTIONS
 
 FORMAT_VERSION = 1
+LATER = frozenset({"anchor"})  # of the transformer: fields that checkpoints written before them lack
 
 # Kinds of stream tokens (DESIGN: stream := keyframe step* ...).
 KEY, ACT, SCROLL, UPD, END = range(5)
@@ -103,6 +104,7 @@ class TransformerConfig:
     n_actions: int = N_ACTIONS
     pointer: bool = False  # codes may be copied from the window
     ballistics: bool = False  # cells may be foretold from the paths of the latest updates
+    anchor: bool = False  # cells are known by what they showed when they came into view
 
     def __post_init__(self) -> None:
         _positive(self, "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "window", "n_actions")
@@ -131,6 +133,8 @@ class ModelConfig:
             raise ValueError(f"format_version: expected {FORMAT_VERSION}, got {self.format_version!r}")
         if self.stream.max_motion and not self.transformer.pointer:
             raise ValueError(f"stream.max_motion: expected 0 without transformer.pointer, got {self.stream.max_motion}")
+        if self.transformer.anchor and not self.stream.max_motion:
+            raise ValueError("transformer.anchor: expected False without stream.max_motion, got True")
         if self.updates_per_keyframe < 1:
             raise ValueError(
                 f"transformer.window: expected at least {self.stream.n_cells + self.stream.max_step_tokens + 1} "
@@ -151,8 +155,16 @@ class ModelConfig:
         """
         return self.transformer.window - self.stream.n_cells - self.stream.max_step_tokens
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, which a model that does without the fields of LATER has none of: it stays what it was."""
+        data = dataclasses.asdict(self)
+        for name in LATER:
+            if not data["transformer"][name]:
+                del data["transformer"][name]
+        return data
+
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return json.dumps(self.to_dict(), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> ModelConfig:
@@ -165,11 +177,11 @@ class ModelConfig:
 
 
 def from_dict(cls: Any, data: Any, path: str) -> Any:
-    """Build dataclass `cls` from plain data; every field must be present and known."""
+    """Build dataclass `cls` from plain data; every field must be known and, but for those of LATER, present."""
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected an object, got {type(data).__name__}")
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    unknown, missing = sorted(set(data) - set(fields)), sorted(set(fields) - set(data))
+    unknown, missing = sorted(set(data) - set(fields)), sorted(set(fields) - set(data) - LATER)
     if unknown or missing:
         raise ValueError(f"{path}: unknown keys {unknown}, missing keys {missing}")
     values = {}

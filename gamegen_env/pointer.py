@@ -53,7 +53,9 @@ def scores(query: Tensor, keys: Tensor) -> Tensor:
     return query.flatten(-2) @ keys.flatten(-2).transpose(-1, -2) * query.shape[-1] ** -0.5
 
 
-def mixture(vocabulary: Tensor, sentinel: Tensor, copied: Tensor, codes: Tensor, motions: Tensor) -> Tensor:
+def mixture(
+    vocabulary: Tensor, sentinel: Tensor, copied: Tensor, codes: Tensor, motions: Tensor, anchor: Tensor
+) -> Tensor:
     """Return the logarithms of P(code), and behind them of P(motion): (U, codebook_size + n_motions) float32.
 
     Args:
@@ -61,18 +63,24 @@ def mixture(vocabulary: Tensor, sentinel: Tensor, copied: Tensor, codes: Tensor,
         sentinel: (U,) scores.
         copied: (U, S) scores of the window's tokens; -inf where there is nothing to copy.
         codes: (U, S) or (S,) int64, the codes they carry, >= 0; any where there is nothing to copy.
-        motions: (U, n_motions) logits; n_motions may be 0.
+        motions: (U, n_motions) logits; n_motions may be 0; the middle one is that of code `anchor` (U,) int64.
     """
     weights = _weights(sentinel, copied, motions)
     size = copied.shape[1]
     by_code = weights[:, :1] * vocabulary.float().softmax(1)
     by_code = by_code.scatter_add(1, codes.expand(copied.shape), weights[:, 1 : 1 + size])
-    return torch.cat([by_code, weights[:, 1 + size :]], dim=1).clamp_min(FLOOR).log()
+    moved = weights[:, 1 + size :]
+    if moved.shape[1]:
+        still = moved.shape[1] // 2
+        by_code = by_code.scatter_add(1, anchor[:, None], moved[:, still : still + 1])
+        moved = moved.index_fill(1, torch.tensor([still]), 0.0)
+    return torch.cat([by_code, moved], dim=1).clamp_min(FLOOR).log()
 
 
 def mixture_at(
-    vocabulary: Tensor, sentinel: Tensor, copied: Tensor, codes: Tensor, motions: Tensor, target: Tensor, motion: Tensor
-) -> Tensor:
+    vocabulary: Tensor, sentinel: Tensor, copied: Tensor, codes: Tensor, motions: Tensor, anchor: Tensor,
+    target: Tensor, motion: Tensor,
+) -> Tensor:  # fmt: skip
     """Return what `mixture` gives to codes `target` (U,), or to motions `motion` (U,) where they are not -1, alone.
 
     Args:    vocabulary: (U,) logarithm of the probability that the vocabulary gives to the codes; the rest as there.
@@ -83,6 +91,7 @@ def mixture_at(
     from_window = (weights[:, 1 : 1 + size] * (codes == target[:, None])).sum(1)
     likelihood = weights[:, 0] * vocabulary.exp() + from_window
     if motions.shape[1]:
+        likelihood = likelihood + weights[:, 1 + size + motions.shape[1] // 2] * (anchor == target)
         moved = weights.gather(1, 1 + size + motion.clamp_min(0)[:, None])[:, 0]
         likelihood = torch.where(motion >= 0, moved, likelihood)
     return likelihood.clamp_min(FLOOR).log()

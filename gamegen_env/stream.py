@@ -74,11 +74,13 @@ class Grammar:
         self.max_scroll, self.n_scrolls, self.n_events = s.max_scroll, s.n_scrolls, s.n_events
         self.cell_size, self.size = config.tokenizer.cell_size, s.map_cells * config.tokenizer.cell_size
         self.n_codes, self.n_actions = config.tokenizer.codebook_size, config.transformer.n_actions
-        self.n_motions = s.n_motions
+        self.n_motions, self.anchored = s.n_motions, config.transformer.anchor
         # On one axis, by origin: which rows (or columns) of cells show at least one pixel.
         origin = np.arange(self.size)[:, None]
         place = (np.arange(self.map_cells) - origin // self.cell_size) % self.map_cells
         self._shown = place < self.view_cells + (origin % self.cell_size > 0)
+        first = (np.arange(self.map_cells) * self.cell_size - origin) % self.size
+        self._whole = first <= (self.view_cells - 1) * self.cell_size  # and which show all of theirs
 
     @property
     def end_event(self) -> int:
@@ -103,6 +105,11 @@ class Grammar:
         shown = self._shown[o[..., 1], :, None] & self._shown[o[..., 0], None, :]
         return shown.reshape(*o.shape[:-1], self.n_cells)
 
+    def appeared(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """Tell which cells show all their pixels after a step, not before: (..., n_cells) bool for origins (..., 2)."""
+        whole = [self._whole[o[..., 1], :, None] & self._whole[o[..., 0], None, :] for o in (before, after)]
+        return (whole[1] & ~whole[0]).reshape(*before.shape[:-1], self.n_cells)
+
     def move(self, origins: np.ndarray | Sequence[int], scrolls: np.ndarray | Sequence[int]) -> np.ndarray:
         """Return origins (..., 2) int32 after scrolls (..., 2)."""
         return (np.asarray(origins, np.int32) + np.asarray(scrolls, np.int32)) % np.int32(self.size)
@@ -126,10 +133,16 @@ class Grammar:
         """Spell what updates show, the third number of their tokens: codes and motions (k,), -1 where one repaints."""
         return np.asarray(codes + self.n_codes * (motions + 1))
 
-    def keyframe_tokens(self, codes: np.ndarray, origin: np.ndarray | Sequence[int], time: int) -> np.ndarray:
-        """Spell a tile map (n_cells,): (n_cells, 6) int32; time is that of the last finished step."""
+    def keyframe_tokens(
+        self, codes: np.ndarray, origin: np.ndarray | Sequence[int], time: int, anchor: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Spell a tile map (n_cells,), and for models with anchors where it differs from its own: (n_cells, 6) int32.
+
+        Args: time: of the last finished step; anchor: (n_cells,) `anchor.py`.
+        """
         rows = np.empty((self.n_cells, 6), np.int32)
-        rows[:, 0], rows[:, 1], rows[:, 2] = KEY, np.arange(self.n_cells), codes
+        astray = self.n_codes * (anchor != codes) if self.anchored and anchor is not None else 0
+        rows[:, 0], rows[:, 1], rows[:, 2] = KEY, np.arange(self.n_cells), codes + astray
         rows[:, 3:5], rows[:, 5] = origin, time
         return rows
 
@@ -222,7 +235,7 @@ class _Parser:
         for cell in range(g.n_cells):
             self.peek((KEY,))
             self.check("cell", self.rows[self.at][1] == cell, cell, self.rows[self.at][1])
-            self.codes.append(self.take("cell", g.n_cells, "code", g.n_codes, t)[1])
+            self.codes.append(self.take("cell", g.n_cells, "code", g.n_codes * (1 + g.anchored), t)[1] % g.n_codes)
         return Keyframe(np.array(self.codes, np.int32), self.origin, t)
 
     def step(self) -> Step:

@@ -53,6 +53,7 @@ class FeatureTable:
     cell_size: int
     n_codes: int
     max_motion: int
+    anchor: bool = False
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -61,7 +62,7 @@ class FeatureTable:
         return {
             "kind": N_KINDS, "row": m, "col": m, "view_row": m, "view_col": m, "origin_row": m, "origin_col": m,
             "fine_y": c, "fine_x": c, "direction": N_DIRECTIONS, "button": N_BUTTONS, "scroll_x": s, "scroll_y": s,
-            "reward": N_REWARD_CLASSES, "done": 2, "motion_x": reach, "motion_y": reach,
+            "reward": N_REWARD_CLASSES, "done": 2, "motion_x": reach, "motion_y": reach, "astray": 2 * self.anchor,
         }  # fmt: skip
 
     @cached_property
@@ -76,15 +77,15 @@ class FeatureTable:
     @classmethod
     def of(cls, config: ModelConfig) -> FeatureTable:
         s, t = config.stream, config.tokenizer
-        return cls(s.map_cells, s.max_scroll, t.cell_size, t.codebook_size, s.max_motion)
+        return cls(s.map_cells, s.max_scroll, t.cell_size, t.codebook_size, s.max_motion, config.transformer.anchor)
 
 
 def token_features(rows: Tensor, table: FeatureTable) -> tuple[Tensor, Tensor]:
     """Return what a token's input embedding adds up.
 
     Args:    rows: (..., 6) integer, [kind, a, b, origin x, origin y, time].
-    Returns: indices (..., 7, or 9 where updates may move) int64 into the small table, and codes (...) int64,
-             -1 for tokens that carry none.
+    Returns: indices (..., 7, or 9 where updates may move, or 10 with anchors) int64 into the small table, and codes
+             (...) int64, -1 for tokens that carry none.
     """
     kind, a, b, ox, oy, _ = rows.long().unbind(-1)
     m, c, at = table.map_cells, table.cell_size, table.starts.__getitem__
@@ -115,6 +116,8 @@ def token_features(rows: Tensor, table: FeatureTable) -> tuple[Tensor, Tensor]:
             torch.where(is_act, at("scroll_x") + b % reach, at("motion_x") + motion % side),
             torch.where(is_act, at("scroll_y") + b // reach, at("motion_y") + motion // side),
         ]
+    if table.anchor:
+        features.append(at("astray") + ((kind == KEY) & (b >= table.n_codes)).long())
     return torch.stack(features, dim=-1), torch.where(is_cell, b % table.n_codes, -1)
 
 
@@ -333,12 +336,18 @@ class Transformer(nn.Module):
         """(..., d_model) -> logits over codes (..., codebook_size); the present code is not yet masked."""
         return F.linear(code_query, self.code.weight)
 
-    def motion_logits(self, code_query: Tensor) -> Tensor:
-        """(..., d_model) -> scores of motions (..., n_motions) beside those of the pointer; of standing still -inf."""
+    def motion_logits(self, code_query: Tensor, astray: Tensor) -> Tensor:
+        """(..., d_model) -> scores of motions (..., n_motions) beside those of the pointer.
+
+        That of (0, 0), which is no motion, is the anchor's: -inf unless the cell is `astray` (...) bool.
+        """
         if self.motion_head is None:
             return code_query.new_zeros(*code_query.shape[:-1], 0)
         logits = self.motion_head(code_query)
-        return logits.index_fill(-1, torch.tensor([logits.shape[-1] // 2], device=logits.device), -torch.inf)
+        if not self.config.transformer.anchor:
+            astray = torch.zeros_like(astray)
+        still = torch.arange(logits.shape[-1], device=logits.device) == logits.shape[-1] // 2
+        return logits.masked_fill(still & ~astray[..., None], -torch.inf)
 
     def end_logits(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """(..., d_model) -> reward logits (..., 3) and termination logits (..., 2)."""

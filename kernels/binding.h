@@ -65,6 +65,7 @@ inline Config read_config(const nb::dict& d) {
     c.window = number<size_t>(d, "window");
     c.pointer = number<bool>(d, "pointer");
     c.ballistics = number<bool>(d, "ballistics");
+    c.anchor = number<bool>(d, "anchor");
     c.max_motion = number<int32_t>(d, "max_motion");
     return c;
 }
@@ -112,7 +113,7 @@ inline std::vector<Token> read_tokens(const Config& config, const Rows& rows) {
         const bool cell = r[0] == KEY || r[0] == UPD;
         below(1, cell ? g.n_cells() : r[0] == ACT ? g.n_actions : r[0] == SCROLL ? g.side() : 3);
         const int64_t contents = g.n_codes * (1 + static_cast<int64_t>(config.n_motions()));
-        below(2, r[0] == KEY ? g.n_codes : r[0] == UPD ? contents : r[0] == ACT ? g.side() * g.side() : r[0] == SCROLL ? g.side() : 2);
+        below(2, r[0] == KEY ? g.n_codes * (1 + config.anchor) : r[0] == UPD ? contents : r[0] == ACT ? g.side() * g.side() : r[0] == SCROLL ? g.side() : 2);
         below(3, g.size());
         below(4, g.size());
         below(5, int64_t{1} << 62);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "elementary.h"
 #include "noise.h"
@@ -189,9 +190,10 @@ void Decider::mix(const Row& row, const Token& update, const float* query, float
         if (code < 0 || code == present) sum[i] = NEVER;
     }
     const size_t n_motions = c.n_motions();
+    const int64_t anchor = c.anchor ? row.slot->anchor[update.a] : present;
     float top = std::max(sentinel, ops_.maximum(sum, width));
     if (n_motions) {
-        moves[n_motions / 2] = NEVER;  // to stand still is no motion
+        if (anchor == present) moves[n_motions / 2] = NEVER;  // to stand still is no motion, but may bring back the anchor
         top = std::max(top, ops_.maximum(moves, n_motions));
     }
     float total = ops_.exponentials(sum, width, top) + exp_of(sentinel - top);
@@ -204,6 +206,7 @@ void Decider::mix(const Row& row, const Token& update, const float* query, float
     ops_.scale(logits, n_codes, exp_of(sentinel - top) / total / vocabulary);
     for (size_t i = 0; i < width; ++i)
         if (sum[i] > 0) logits[carried(i)] += sum[i] / total;
+    if (n_motions) logits[anchor] += std::exchange(moves[n_motions / 2], 0.0f);
 }
 
 int Decider::draw_mixed(const float* codes, const float* moves, int64_t present, uint32_t key) const {

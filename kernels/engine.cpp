@@ -19,6 +19,7 @@ Engine::Engine(const Config& config, const Tensors& tensors, const Options& o, s
         Slot& s = slots_[i];
         s.allocate(model_.config, o.half);
         s.codes = n.codes + i * n_cells;
+        s.anchor = n.anchor + i * n_cells;
         s.origin = n.origin + 2 * i;
         s.camera = n.camera + i;
         s.seed = n.seed + i;

@@ -13,9 +13,9 @@ struct Outcome {
     std::vector<int64_t> cells, codes, motions;  // motions: -1 where a cell is repainted
 };
 
-// Integers of every slot, shared with Python: (slots, n_cells), (slots, 2) and (slots).
+// Integers of every slot, shared with Python: (slots, n_cells) twice, (slots, 2) and (slots).
 struct Integers {
-    int64_t *codes, *origin, *camera, *seed, *position, *time, *since_keyframe;
+    int64_t *codes, *anchor, *origin, *camera, *seed, *position, *time, *since_keyframe;
 };
 
 struct Options {

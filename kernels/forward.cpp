@@ -58,6 +58,7 @@ void Forward::embed(const Token& t, float* out) const {
         const int across = 2 * reach + 1, motion = t.kind == UPD && g.motion(t) >= 0 ? g.motion(t) : across * across / 2;
         add(t.kind == ACT ? scroll_x + t.b % s : motion_x + motion % across);
         add(t.kind == ACT ? scroll_y + t.b / s : motion_x + across + motion / across);
+        if (model_.config.anchor) add(motion_x + 2 * across + g.astray(t));
     }
     if (t.cell()) ops_.add(out, model_.code.data() + static_cast<size_t>(g.code(t)) * d, d);
 }

@@ -11,7 +11,9 @@ namespace gamegen {
 enum Kind : int32_t { KEY, ACT, SCROLL, UPD, END };
 
 struct Token {
-    int32_t kind, a, b, x, y;  // x, y: origin; b of an update that moves the picture: code + n_codes * (motion + 1)
+    // x, y: origin; b of an update that moves the picture: code + n_codes * (motion + 1); of a keyframe's cell that differs
+    // from its anchor (gamegen_env/anchor.py): code + n_codes.
+    int32_t kind, a, b, x, y;
     int64_t time;
     GAMEGEN_HD bool cell() const { return kind == KEY || kind == UPD; }
     GAMEGEN_HD bool operator==(const Token& o) const {
@@ -28,6 +30,7 @@ struct Grammar {
     GAMEGEN_HD int32_t end_event() const { return n_events() - 1; }
     GAMEGEN_HD int32_t code(const Token& cell) const { return cell.b % n_codes; }
     GAMEGEN_HD int32_t motion(const Token& cell) const { return cell.b / n_codes - 1; }  // -1: repainted
+    GAMEGEN_HD bool astray(const Token& cell) const { return cell.kind == KEY && cell.b >= n_codes; }  // from its anchor
     // How a step's scroll is told by the next action.
     GAMEGEN_HD int32_t camera(int32_t dx, int32_t dy) const { return (dy + max_scroll) * side() + dx + max_scroll; }
     GAMEGEN_HD int32_t still_event() const { return n_cells() + camera(0, 0); }  // a scroll by (0, 0)

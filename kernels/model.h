@@ -19,7 +19,7 @@ enum class Precision { FLOAT, INT8, INT4 };
 struct Config {
     Grammar grammar;
     size_t n_layers, d_model, n_heads, n_kv_heads, d_ff, window;
-    bool pointer, ballistics;
+    bool pointer, ballistics, anchor;
     int32_t max_motion;  // 0: updates only repaint
     GAMEGEN_HD size_t n_motions() const { return max_motion ? static_cast<size_t>((2 * max_motion + 1) * (2 * max_motion + 1)) : 0; }
     size_t group() const { return n_heads / n_kv_heads; }

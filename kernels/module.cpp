@@ -32,7 +32,7 @@ public:
             arrays_.push_back(array);
             return array.data();
         };
-        const Integers numbers{shared("codes", {slots, cells}), shared("origin", {slots, 2}), shared("camera", {slots}),
+        const Integers numbers{shared("codes", {slots, cells}), shared("anchor", {slots, cells}), shared("origin", {slots, 2}), shared("camera", {slots}),
                                shared("seed", {slots}), shared("position", {slots}), shared("time", {slots}),
                                shared("since_keyframe", {slots})};
         const Options options{slots, temperature, kv_bits == 16, arithmetic, isa, threads};

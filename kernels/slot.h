@@ -36,7 +36,7 @@ struct Stage {
 class Slot {
 public:
     // Shared with Python, one number or row per slot.
-    int64_t *codes = nullptr, *origin = nullptr, *camera = nullptr, *seed = nullptr, *position = nullptr,
+    int64_t *codes = nullptr, *anchor = nullptr, *origin = nullptr, *camera = nullptr, *seed = nullptr, *position = nullptr,
             *time = nullptr, *since_keyframe = nullptr;
 
     std::vector<int16_t> held;      // codes that the ring's tokens carry, -1 where none

@@ -26,6 +26,7 @@ BELOW_ENGINE = {
 }
 MODELS = {
     "actions",
+    "anchor",
     "config",
     "files",
     "checkpoint",
@@ -59,6 +60,7 @@ RULES = {
     "cell_cache": {"canvas"},
     "closed_loop": {"canvas", "cell_cache", "config", "scroll", "stream"},
     "codec": {"canvas", "closed_loop", "config", "files", "stream"},
+    "anchor": {"codec", "stream"},
     "weights": {"files"},
     "checkpoint": {"config", "files", "tokenizer", "transformer", "weights"},
     "engine": BELOW_ENGINE,

@@ -39,6 +39,7 @@ def random_config(base: ModelConfig, rng: np.random.Generator) -> ModelConfig:
             window=least + int(rng.integers(0, 80)),
             pointer=pointer,
             ballistics=bool(rng.integers(2)),
+            anchor=stream.max_motion > 0 and bool(rng.integers(2)),
         ),
     )
 

@@ -142,7 +142,12 @@ def test_parameters_all_learn(small_map_config: ModelConfig) -> None:
         model.event_logits(hidden).square().sum()
         + led.square().sum()
         + mixture(
-            model.vocabulary_logits(query), sentinel, scores(copy_query, keys[0]), codes, model.motion_logits(query)
+            model.vocabulary_logits(query),
+            sentinel,
+            scores(copy_query, keys[0]),
+            codes,
+            model.motion_logits(query, torch.tensor([False])),
+            torch.tensor([0]),
         )
         .square()
         .sum()

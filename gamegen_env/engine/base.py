@@ -77,6 +77,7 @@ class Engine(ABC):
         self.grammar = Grammar(config)
         n_cells = config.stream.n_cells
         self.codes = np.zeros((num_slots, n_cells), np.int64)
+        self.anchor = np.zeros((num_slots, n_cells), np.int64)  # `anchor.py`
         self.origin = np.zeros((num_slots, 2), np.int64)
         self.camera = np.full(num_slots, self.grammar.camera(0, 0), np.int64)  # how the last step moved it
         self.seed = np.zeros(num_slots, np.int64)
@@ -100,7 +101,7 @@ class Engine(ABC):
             raise ValueError(f"codes: expected 0..{size - 1}, got {codes.min()}..{codes.max()}")
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed: expected 0..2**63-1, got {seed}")
-        self.codes[slot], self.origin[slot], self.seed[slot] = codes, 0, seed
+        self.codes[slot], self.anchor[slot], self.origin[slot], self.seed[slot] = codes, codes, 0, seed
         self.camera[slot] = self.grammar.camera(0, 0)
         self.position[slot] = self.time[slot] = self.since_keyframe[slot] = 0
         self._clear(slot)
@@ -113,7 +114,9 @@ class Engine(ABC):
         Raises: ValueError on bad slots or actions; nothing has moved then.
         """
         self._begin(slots, actions)
-        return self._step(slots, actions)
+        batch = self._step(slots, actions)
+        self._drop_anchors(slots, batch.scroll)
+        return batch
 
     def send(self, slots: Sequence[int], actions: Sequence[int]) -> None:
         """Let slots begin a step each, the first half of `step`; they are busy until `recv` returns them.
@@ -141,6 +144,7 @@ class Engine(ABC):
         slots, batch = self._recv(int(min_count))
         for slot in slots.tolist():
             del self._under_way[slot]
+        self._drop_anchors(slots, batch.scroll)
         return slots, batch
 
     def busy(self) -> list[int]:
@@ -202,6 +206,7 @@ class Engine(ABC):
                 )
             ],
         )
+        self._drop_anchors([slot], np.array([step.scroll]))
 
     def save(self, slot: int) -> State:
         """Return a copy of everything that the slot's future depends on."""
@@ -246,10 +251,21 @@ class Engine(ABC):
         )
 
     def _keyframe(self, slot: int) -> None:
-        rows = self.grammar.keyframe_tokens(self.codes[slot], self.origin[slot], max(int(self.time[slot]) - 1, 0))
+        time = max(int(self.time[slot]) - 1, 0)
+        rows = self.grammar.keyframe_tokens(self.codes[slot], self.origin[slot], time, self.anchor[slot])
         self._prefill(slot, rows.astype(np.int64))
         self.position[slot] += len(rows)
         self.since_keyframe[slot] = 0
+
+    def _drop_anchors(self, slots: Sequence[int] | np.ndarray, scroll: np.ndarray) -> None:
+        """After a step that moved the views by `scroll` (n, 2): what came on screen is its cells' anchor."""
+        moved = scroll.any(1)
+        if not self.grammar.anchored or not moved.any():
+            return
+        slot = np.asarray(slots)[moved]
+        after = self.origin[slot]
+        row, cell = self.grammar.appeared((after - scroll[moved]) % self.grammar.size, after).nonzero()
+        self.anchor[slot[row], cell] = self.codes[slot[row], cell]
 
     def check_slots(self, slots: Sequence[int]) -> None:
         """Raise ValueError unless slots are distinct, in range and not busy."""
@@ -280,7 +296,7 @@ class Engine(ABC):
 
 BUILD = "Building it needs a C++20 compiler: `pip install -e .` in a clone."
 # Arrays of every engine, a row or number per slot: part of a snapshot, shared with the compiled engines.
-INTEGERS = ("codes", "origin", "camera", "seed", "position", "time", "since_keyframe")
+INTEGERS = ("codes", "anchor", "origin", "camera", "seed", "position", "time", "since_keyframe")
 
 
 def make_engine(

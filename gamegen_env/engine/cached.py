@@ -168,7 +168,7 @@ class CachedEngine(Engine):
 
     def _start(self, decoding: Decoding, row: int, slot: int, action: int) -> None:
         camera, time, seed = int(self.camera[slot]), int(self.time[slot]), int(self.seed[slot])
-        decoding.start(row, slot, action, camera, self.codes[slot], self.origin[slot], time, seed)
+        decoding.start(row, slot, action, camera, self.codes[slot], self.anchor[slot], self.origin[slot], time, seed)
 
     def _forward(self, decoding: Decoding) -> Tensor:
         """Append the last token of every busy row; return hidden states (tile, d_model) of the first rows."""

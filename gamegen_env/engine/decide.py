@@ -50,14 +50,17 @@ class Decoding:
         self.seed = np.zeros(rows, np.int64)
         self.codes = np.zeros((rows, grammar.n_cells), np.int64)
         self.before = self.codes.copy()  # the maps when the steps began
+        self.anchor = self.codes.copy()  # theirs
         self.scroll = np.zeros((rows, 2), np.int64)
         self.updates: list[list[tuple[int, int, int]]] = [[] for _ in range(rows)]
 
     def start(
-        self, row: int, slot: int, action: int, camera: int, codes: np.ndarray, origin: np.ndarray, time: int, seed: int
-    ) -> None:
+        self, row: int, slot: int, action: int, camera: int, codes: np.ndarray, anchor: np.ndarray, origin: np.ndarray,
+        time: int, seed: int,
+    ) -> None:  # fmt: skip
         """Begin a step: its first token is ACT; camera: how the step before moved it."""
-        self.slot[row], self.seed[row], self.codes[row], self.before[row] = slot, seed, codes, codes
+        self.slot[row], self.seed[row] = slot, seed
+        self.codes[row], self.before[row], self.anchor[row] = codes, codes, anchor
         self.token[row] = (ACT, action, camera, *origin, time)
         self.count[row], self.scroll[row], self.updates[row] = 1, 0, []
 
@@ -106,6 +109,7 @@ class Decoding:
             present = torch.from_numpy(codes[np.arange(n), cells])
             origins = torch.from_numpy(token[:, 3:5])
             query = model.code_query(hidden, torch.from_numpy(cells), origins, present)
+            anchor = torch.from_numpy(self.anchor[np.arange(n), cells])
             code_logits = model.vocabulary_logits(query).scatter(1, present[:, None], -torch.inf)
             if model.pointer is not None:
                 update = token.copy()
@@ -113,8 +117,8 @@ class Decoding:
                 copy_query, sentinel = model.pointer(query)
                 copied, held = recall(copy_query, update)
                 copied = copied.masked_fill((held < 0) | (held == present[:, None]), -torch.inf)
-                moves = model.motion_logits(query)
-                code_logits = mixture(code_logits, sentinel, copied, held.clamp_min(0), moves)
+                moves = model.motion_logits(query, anchor != present)
+                code_logits = mixture(code_logits, sentinel, copied, held.clamp_min(0), moves, anchor)
                 code_logits = code_logits.scatter(1, present[:, None], -torch.inf)
             drawn = draw(code_logits, sampling.CODE)
             motion = np.where(drawn < grammar.n_codes, -1, drawn - grammar.n_codes)

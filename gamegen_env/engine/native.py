@@ -105,7 +105,7 @@ class NativeEngine(Engine):
             "cell_size": self.config.tokenizer.cell_size, "n_codes": self.config.tokenizer.codebook_size,
             "n_actions": t.n_actions, "n_layers": t.n_layers, "d_model": t.d_model, "n_heads": t.n_heads,
             "n_kv_heads": t.n_kv_heads, "d_ff": t.d_ff, "window": t.window, "pointer": t.pointer,
-            "ballistics": t.ballistics, "max_motion": s.max_motion,
+            "ballistics": t.ballistics, "anchor": t.anchor, "max_motion": s.max_motion,
         }  # fmt: skip
         weights = {name: tensor.contiguous().numpy() for name, tensor in transformer.state_dict().items()}
         if self.motions is not None:
@@ -167,8 +167,8 @@ class NativeEngine(Engine):
         """Refuse numbers that no slot can have: in C++ they would be addresses."""
         size, many = self.grammar.size, 2**31 - 1
         limits = {
-            "codes": self.config.tokenizer.codebook_size - 1, "origin": size - 1,
-            "camera": self.grammar.n_scrolls - 1, "seed": 2**63 - 1,
+            "codes": self.config.tokenizer.codebook_size - 1, "anchor": self.config.tokenizer.codebook_size - 1,
+            "origin": size - 1, "camera": self.grammar.n_scrolls - 1, "seed": 2**63 - 1,
             "position": 2**62, "time": many, "since_keyframe": many,
         }  # fmt: skip
         for name, limit in limits.items():

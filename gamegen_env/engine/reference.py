@@ -43,7 +43,7 @@ class ReferenceEngine(Engine):
         for slot, action in zip(slots, actions, strict=True):
             decoding = Decoding(self.grammar, 1, self.motions)
             camera, time, seed = int(self.camera[slot]), int(self.time[slot]), int(self.seed[slot])
-            decoding.start(0, slot, action, camera, self.codes[slot], self.origin[slot], time, seed)
+            decoding.start(0, slot, action, camera, self.codes[slot], self.anchor[slot], self.origin[slot], time, seed)
             while True:
                 self._stream[slot] = np.concatenate([self._stream[slot], decoding.token])
                 if decoding.token[0, 0] == END:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gamegen_env.anchor import follow
 from gamegen_env.codec import Stream
 from gamegen_env.config import ACT, END, SCROLL, UPD, ModelConfig
 from gamegen_env.stream import Grammar
 from gamegen_env.training.ghosts import haunt
 
+BEGINS = 0.3  # share of sequences that a game begins with, as from a picture: what was before is not known
 EARLY_KEYFRAME = 0.3  # share of sequences whose first keyframe interval is cut short, to see every phase
 
 
@@ -34,6 +36,7 @@ class Batch:
     cell: np.ndarray  # (U,) int64
     origin: np.ndarray  # (U, 2) int64
     present: np.ndarray  # (U,) int64, the cell's code before the update
+    anchor: np.ndarray  # (U,) int64, the cell's anchor
     code: np.ndarray  # (U,) int64, its code after
     motion: np.ndarray  # (U,) int64, the motion that brings it, -1 where the cell is repainted
     choice: np.ndarray  # (U,) int64, what the code head is to choose: a code, or codebook_size + a motion
@@ -49,22 +52,23 @@ class _Piece:
     rows: np.ndarray
     event: np.ndarray  # (n,) int64, -1 where no event is scored
     present: np.ndarray  # (n,) int64, at positions whose event is an update; -1 elsewhere
+    anchor: np.ndarray  # (n,) int64, likewise
     code: np.ndarray  # (n,) int64, likewise; -1 where the code is not scored
     motion: np.ndarray  # (n,) int64, likewise
     end: np.ndarray  # (n,) bool, the event after this position is END
 
 
-def _keyframe(codes: np.ndarray, origin: np.ndarray, time: int, grammar: Grammar) -> _Piece:
+def _keyframe(codes: np.ndarray, origin: np.ndarray, time: int, anchor: np.ndarray, grammar: Grammar) -> _Piece:
     none = np.full(len(codes), -1, np.int64)
-    rows = grammar.keyframe_tokens(codes, origin, time)
-    return _Piece(rows, none, none, none, none, np.zeros(len(codes), bool))
+    rows = grammar.keyframe_tokens(codes, origin, time, anchor)
+    return _Piece(rows, none, none, none, none, none, np.zeros(len(codes), bool))
 
 
 def _steps(
-    stream: Stream, start: int, stop: int, codes: np.ndarray, origin: np.ndarray, before: np.ndarray, time: int,
-    grammar: Grammar,
-) -> tuple[_Piece, np.ndarray, np.ndarray]:  # fmt: skip
-    """Tokens of steps [start, stop), the scroll before them being `before` (2,), and the map and origin after them."""
+    stream: Stream, start: int, stop: int, codes: np.ndarray, origin: np.ndarray, anchor: np.ndarray,
+    before: np.ndarray, time: int, grammar: Grammar,
+) -> tuple[_Piece, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """Tokens of steps [start, stop), the scroll before them being `before` (2,); map, origin and anchor after them."""
     first, last = int(stream.update_ptr[start]), int(stream.update_ptr[stop])
     counts = np.diff(stream.update_ptr[start : stop + 1]).astype(np.int64)
     scroll = stream.scroll[start:stop].astype(np.int64)
@@ -111,8 +115,9 @@ def _steps(
     same = cells[order[1:]] == cells[order[:-1]]
     previous[order[1:][same]] = new[order[:-1][same]]
     previous = np.where(previous >= 0, previous, codes[cells])
-    present, code, motion = (np.full(n, -1, np.int64) for _ in range(3))
-    present[at_update - 1] = previous
+    anchored, anchor = follow(stream, start, stop, codes, origin, anchor, grammar)
+    present, anchors, code, motion = (np.full(n, -1, np.int64) for _ in range(4))
+    present[at_update - 1], anchors[at_update - 1] = previous, anchored
     code[at_update - 1] = np.where(flags & 1, -1, new)
     motion[at_update - 1] = motions
     is_end = np.zeros(n, bool)
@@ -120,7 +125,8 @@ def _steps(
 
     after = codes.copy()
     after[cells] = new  # numpy keeps the last of equal indices
-    return _Piece(rows, event, present, code, motion, is_end), after, origins[-1] if stop > start else origin
+    piece = _Piece(rows, event, present, anchors, code, motion, is_end)
+    return piece, after, origins[-1] if stop > start else origin, anchor
 
 
 class Sampler:
@@ -186,6 +192,7 @@ class Sampler:
             step = int(rng.integers(0, max(1, last - 16)))
             codes, origin = stream.map_at(0, step)
             codes, origin = codes.astype(np.int64), origin.astype(np.int64)
+            anchor = self._anchor(stream, step, codes, rng)
             while step < last and size < self.sequence:
                 if self.ghosts and rng.random() < self.ghosts:
                     stream, codes = haunt(stream, self.grammar, step, last, codes, origin, rng)
@@ -195,9 +202,11 @@ class Sampler:
                 stop = step + max(1, int(np.searchsorted(spent, budget, side="right")))
                 stop = min(stop, step + 1 + int(np.searchsorted(np.cumsum(lengths), self.sequence - size)))
                 stop = min(stop, last)
-                pieces.append(_keyframe(codes, origin, max(time - 1, 0), self.grammar))
+                pieces.append(_keyframe(codes, origin, max(time - 1, 0), anchor, self.grammar))
                 before = stream.scroll[step - 1].astype(np.int64) if step else np.zeros(2, np.int64)
-                piece, codes, origin = _steps(stream, step, stop, codes, origin, before, time, self.grammar)
+                piece, codes, origin, anchor = _steps(
+                    stream, step, stop, codes, origin, anchor, before, time, self.grammar
+                )
                 pieces.append(piece)
                 size += len(codes) + len(piece.rows)
                 time += stop - step
@@ -205,15 +214,24 @@ class Sampler:
         return _Piece(
             *(
                 np.concatenate([getattr(p, f) for p in pieces])[: self.sequence]
-                for f in ("rows", "event", "present", "code", "motion", "end")
+                for f in ("rows", "event", "present", "anchor", "code", "motion", "end")
             )
         )
+
+    def _anchor(self, stream: Stream, step: int, codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return the anchor (n_cells,) of a clip before a step: of its start, or as if it began there."""
+        # A generator of its own: what else is drawn does not depend on it.
+        if rng.spawn(1)[0].random() < BEGINS:
+            return codes
+        first = stream.codes[0].astype(np.int64)
+        return follow(stream, 0, step, first, np.zeros(2, np.int64), first, self.grammar)[1]
 
     def collate(self, sequences: Sequence[_Piece]) -> Batch:
         rows = np.stack([p.rows for p in sequences])
         flat = rows.reshape(-1, 6)
         event = np.concatenate([p.event for p in sequences])
         present = np.concatenate([p.present for p in sequences])
+        anchor = np.concatenate([p.anchor for p in sequences])
         code = np.concatenate([p.code for p in sequences])
         motion = np.concatenate([p.motion for p in sequences])
         end = np.concatenate([p.end for p in sequences])
@@ -230,6 +248,7 @@ class Sampler:
             cell=after[:, 1].astype(np.int64),
             origin=after[:, 3:5].astype(np.int64),
             present=present[code_at],
+            anchor=anchor[code_at],
             code=code[code_at],
             motion=motion[code_at],
             choice=np.where(motion[code_at] >= 0, self.config.tokenizer.codebook_size + motion[code_at], code[code_at]),

@@ -58,13 +58,14 @@ def _read(model: Transformer, batch: Batch, kv_noise: KVTransform | None, kernel
 
 def predict(model: Transformer, batch: Batch, kv_noise: KVTransform | None = None) -> Predicted:
     """Run a batch under its true histories."""
-    read, present = _read(model, batch, kv_noise, DEFINITIONS), torch.from_numpy(batch.present)
+    read = _read(model, batch, kv_noise, DEFINITIONS)
+    present, anchor = torch.from_numpy(batch.present), torch.from_numpy(batch.anchor)
     # As the sampler does: an update never repeats the code that is there.
     code = model.vocabulary_logits(read.query).float().scatter(1, present[:, None], FORBIDDEN)
     if model.pointer is not None:
         code = torch.cat(
             [
-                mixture(code[mine], sentinel, copied, codes, moves)
+                mixture(code[mine], sentinel, copied, codes, moves, anchor[mine])
                 for mine, sentinel, copied, codes, moves in recollections(model, model.pointer, batch, read)
             ]
         )
@@ -110,12 +111,13 @@ def losses(
     Args: kernels: of `kernels.compiled`, or slow ones.
     """
     read = _read(model, batch, kv_noise, kernels)
-    present, code, motion = (torch.from_numpy(x) for x in (batch.present, batch.code, batch.motion))
+    targets = (batch.present, batch.code, batch.motion, batch.anchor)
+    present, code, motion, anchor = (torch.from_numpy(x) for x in targets)
     log_p = kernels.likelihood(read.query, model.code.weight, present, code)
     if model.pointer is not None:
         log_p = torch.cat(
             [
-                mixture_at(log_p[mine], sentinel, copied, codes, moves, code[mine], motion[mine])
+                mixture_at(log_p[mine], sentinel, copied, codes, moves, anchor[mine], code[mine], motion[mine])
                 for mine, sentinel, copied, codes, moves in recollections(model, model.pointer, batch, read)
             ]
         )
@@ -137,6 +139,7 @@ def recollections(
             is nothing to copy; the codes (S,) that they carry; the motions' scores (u, n_motions).
     """
     rows, present = torch.from_numpy(batch.rows), torch.from_numpy(batch.present)
+    astray = torch.from_numpy(batch.anchor) != present
     size = rows.shape[1]
     update = torch.from_numpy(batch.code_at) + 1
     sequence, place = update // size, update % size
@@ -150,7 +153,7 @@ def recollections(
         earlier = torch.arange(size) < place[mine, None]
         copyable = carries[i] & earlier & (codes != present[mine, None])
         copied = scores(copy_query[mine], read.keys[i]).float().masked_fill(~copyable, -torch.inf)
-        yield mine, sentinel[mine], copied, codes, model.motion_logits(read.query[mine])
+        yield mine, sentinel[mine], copied, codes, model.motion_logits(read.query[mine], astray[mine])
 
 
 def foretold(

@@ -79,8 +79,8 @@ def start_from(model: Transformer, source: Transformer, name: str) -> None:
     """
     weights, own = source.state_dict(), model.state_dict()
     small, mine = weights["small.weight"], own["small.weight"]
-    if small.shape[1] == mine.shape[1]:  # motions are the last rows
-        weights["small.weight"] = torch.cat([small, mine[len(small) :]])[: len(mine)]
+    if small.shape[1] == mine.shape[1]:  # motions, then anchors, are the last rows
+        weights["small.weight"] = torch.cat([small, mine[len(small) :] * 0.1])[: len(mine)]
     modules = ("pointer.", "ballistics.", "motion_head.")
     differ = sorted(
         k for k in weights.keys() | own.keys()
@@ -142,6 +142,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--ballistics", action=argparse.BooleanOptionalAction, default=None, help="foretell cells from paths (preset)"
+    )
+    parser.add_argument(
+        "--anchor", action=argparse.BooleanOptionalAction, default=None, help="know what cells showed at first (preset)"
     )
     parser.add_argument(
         "--motion", type=int, default=None, metavar="PIXELS",
@@ -219,7 +222,9 @@ def main(argv: list[str] | None = None) -> None:
         torch.distributed.barrier()
     tokenizer = load_tokenizer(args.tokenizer)
     config = dataclasses.replace(PRESETS[args.preset], tokenizer=tokenizer.config)
-    switches = {name: getattr(args, name) for name in ("pointer", "ballistics") if getattr(args, name) is not None}
+    switches = {
+        name: getattr(args, name) for name in ("pointer", "ballistics", "anchor") if getattr(args, name) is not None
+    }
     stream = config.stream if args.motion is None else dataclasses.replace(config.stream, max_motion=args.motion)
     transformer = dataclasses.replace(config.transformer, **switches)
     config = dataclasses.replace(config, stream=stream, transformer=transformer)

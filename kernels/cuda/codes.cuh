@@ -65,7 +65,8 @@ DEVICE void draw_code_row(const View& w, int number) {
     const PassRow& r = w.rows[row];
     const Config& c = w.config;
     const Token update = w.next[row];
-    const int n_codes = c.grammar.n_codes, present = w.codes[r.slot * c.grammar.n_cells() + update.a];
+    const int n_codes = c.grammar.n_codes, at = r.slot * c.grammar.n_cells() + update.a, present = w.codes[at];
+    const int anchor = c.anchor ? w.anchor[at] : present;
     float* logits = w.code_scores + static_cast<size_t>(number) * w.code_logits.width;
     const uint32_t key = noise_key(static_cast<uint64_t>(w.live[r.slot].seed), static_cast<uint64_t>(r.token.time),
                                    static_cast<uint64_t>(r.index + 1), CODE_NOISE);
@@ -120,7 +121,8 @@ DEVICE void draw_code_row(const View& w, int number) {
     const float sentinel = sentinels[0], largest = block_maximum(sum, width, box);
     float top = sentinel < largest ? largest : sentinel;
     if (n_motions) {
-        if (thread == 0) moves[n_motions / 2] = LOWEST;  // to stand still is no motion
+        // To stand still is no motion, but may bring back the anchor.
+        if (thread == 0 && anchor == present) moves[n_motions / 2] = LOWEST;
         block_sync();
         const float farthest = block_maximum(moves, n_motions, box);
         top = top < farthest ? farthest : top;
@@ -139,6 +141,10 @@ DEVICE void draw_code_row(const View& w, int number) {
     for (int i = 0; i < width; ++i) {
         const int code = carried(i);
         if (code >= 0 && code % threads == thread && sum[i] > 0) logits[code] += sum[i] / total;
+    }
+    if (n_motions && anchor % threads == thread) {
+        logits[anchor] += moves[n_motions / 2];
+        moves[n_motions / 2] = 0;
     }
     block_sync();
     const float best_code = block_maximum(logits, n_codes, box), best_move = block_maximum(moves, n_motions, box);

@@ -60,6 +60,7 @@ void Engine::Parts::allocate(size_t slots, float temperature, const std::vector<
     const auto places = static_cast<size_t>(w.places), heads = static_cast<size_t>(w.layer_heads), rows = static_cast<size_t>(w.max_rows);
     w.live = memory.zeros<Live>(slots);
     w.codes = memory.zeros<int32_t>(slots * cells);
+    w.anchor = memory.zeros<int32_t>(slots * cells);
     w.updates = memory.zeros<Change>(slots * cells);
     w.k = memory.zeros<uint8_t>(slots * heads * places * 32);
     w.v = memory.zeros<uint8_t>(slots * heads * places * 32);
@@ -101,6 +102,7 @@ void Engine::Parts::allocate(size_t slots, float temperature, const std::vector<
     w.partial = memory.zeros<int>(rows * c.n_heads * places);
     w.tops = memory.zeros<float>(rows * c.n_heads * places / BLOCK);
     w.weights = memory.zeros<int8_t>(rows * c.n_heads * places);
+    anchors.assign(slots * cells, 0);
     pending.assign(slots, false);
     stale.assign(slots, true);
 }
@@ -264,9 +266,17 @@ std::vector<Outcome> Engine::step(const std::vector<size_t>& slots, const std::v
         const size_t s = slots[i];
         w.requests[i] = {static_cast<int>(s), actions[i], static_cast<int>(n.camera[s]), static_cast<int>(n.origin[2 * s]),
                          static_cast<int>(n.origin[2 * s + 1]), n.seed[s], n.position[s], n.time[s]};
-        if (!p.stale[s]) continue;
-        const std::vector<int32_t> codes(n.codes + s * n_cells, n.codes + (s + 1) * n_cells);
-        p.memory.put(w.codes + s * n_cells, codes.data(), n_cells);
+        const auto upload = [&](const int64_t* from, int32_t* to) {
+            const std::vector<int32_t> map(from + s * n_cells, from + (s + 1) * n_cells);
+            p.memory.put(to + s * n_cells, map.data(), n_cells);
+        };
+        if (p.stale[s]) upload(n.codes, w.codes);
+        // The host drops anchors, where the camera moves.
+        const int64_t* anchor = n.anchor + s * n_cells;
+        if (w.config.anchor && !std::equal(anchor, anchor + n_cells, p.anchors.begin() + static_cast<int64_t>(s * n_cells))) {
+            std::copy_n(anchor, n_cells, p.anchors.begin() + static_cast<int64_t>(s * n_cells));
+            upload(n.anchor, w.anchor);
+        }
         p.stale[s] = false;
     }
     w.mail->n_requests = static_cast<int>(slots.size());

@@ -14,7 +14,7 @@ struct Outcome {
 };
 // Integers of every slot, shared with Python; as gamegen::Integers.
 struct Integers {
-    int64_t *codes, *origin, *camera, *seed, *position, *time, *since_keyframe;
+    int64_t *codes, *anchor, *origin, *camera, *seed, *position, *time, *since_keyframe;
 };
 // What a snapshot holds beside the integers, in the format of kernels/README.md.
 struct Context {

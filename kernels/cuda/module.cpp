@@ -33,7 +33,7 @@ public:
             return array.data();
         };
         const auto cells = static_cast<size_t>(config_.grammar.n_cells());
-        numbers_ = {shared("codes", {slots, cells}), shared("origin", {slots, 2}), shared("camera", {slots}),
+        numbers_ = {shared("codes", {slots, cells}), shared("anchor", {slots, cells}), shared("origin", {slots, 2}), shared("camera", {slots}),
                     shared("seed", {slots}), shared("position", {slots}), shared("time", {slots}), shared("since_keyframe", {slots})};
         const std::vector<float> table(gumbel_table.data(), gumbel_table.data() + 65536);
         engine_ = std::make_unique<cuda::Engine>(config_, read_tensors(weights), precision == "int4" ? Precision::INT4 : Precision::INT8, slots,

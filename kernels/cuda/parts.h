@@ -17,6 +17,7 @@ struct Engine::Parts {
     void (*step_kernel)(View, Stay) = nullptr;  // that stays for a step, of so many blocks; 0: a step is a graph
     unsigned staying = 0;
     std::unique_ptr<Loop> stepping, knowing;
+    std::vector<int64_t> anchors;      // that the device has, (slots, n_cells)
     std::vector<char> pending, stale;  // slots whose END is not yet in the ring; whose codes the device does not have
     int64_t passes = 0;
 

@@ -94,7 +94,7 @@ struct View {
     Token* known;                  // (stage_tokens) of a keyframe or step that is known
     // per slot
     Live* live;
-    int32_t* codes;                // (slots, n_cells)
+    int32_t *codes, *anchor;       // (slots, n_cells)
     Change* updates;               // (slots, n_cells), of the step being decoded
     uint8_t *k, *v;                // (slots, layer_heads, places * 32), as HeadCache
     uint16_t* scales;              // (slots, layer_heads, 4, places): k scale, k minimum, v scale, v minimum
