@@ -30,6 +30,31 @@ def test_the_mean_of_two_models(tiny_config: ModelConfig, tiny_checkpoint: Path,
         assert torch.equal(mean.tokenizer.state_dict()[name], value)
 
 
+def test_a_model_without_anchors_counts_for_all_but_them(small_map_config: ModelConfig, tmp_path: Path) -> None:
+    moving = dataclasses.replace(small_map_config, stream=dataclasses.replace(small_map_config.stream, max_motion=2))
+    anchored = dataclasses.replace(moving, transformer=dataclasses.replace(moving.transformer, anchor=True))
+    models = {"plain": random_model(moving), "anchored": random_model(anchored)}
+    for parameter in models["anchored"][1].parameters():
+        parameter.mul_(3)
+    for name, config in (("plain", moving), ("anchored", anchored)):
+        save_checkpoint(tmp_path / name, config, *models[name])
+    mean = average.average([tmp_path / "anchored", tmp_path / "plain"])
+    assert mean.config == anchored
+    got, one, other = mean.transformer.state_dict(), *(models[n][1].state_dict() for n in ("anchored", "plain"))
+    still = torch.arange(25) == 12
+    for name in got:
+        expected = one[name].clone()
+        if name == "small.weight":
+            expected[:-2] = (one[name][:-2] + other[name]) / 2
+        elif name.startswith("motion_head"):
+            expected[~still] = (one[name] + other[name])[~still] / 2
+        else:
+            expected = (one[name] + other[name]) / 2
+        torch.testing.assert_close(got[name], expected, rtol=2e-3, atol=1e-4)  # fp16
+    with pytest.raises(ValueError, match="anchored: expected the configuration of"):
+        average.average([tmp_path / "plain", tmp_path / "anchored"])
+
+
 def test_what_cannot_be_averaged(tiny_config: ModelConfig, tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="models: expected at least two, got 1"):
         average.average([tiny_checkpoint])

@@ -11,32 +11,56 @@ Source: model soups, arXiv 2203.05482; averaging along a run, arXiv 1803.05407.
 from __future__ import annotations
 
 import argparse
+import copy
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from gamegen_env.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, tokenizer_fingerprint
+from gamegen_env.config import ModelConfig
 
 
 def average(models: Sequence[str | Path]) -> Checkpoint:
-    """Return the first model with the mean of all models' weights.
+    """Return the first model with the mean of all models' weights, and no fingerprint: saved, it has one.
 
-    Args:   models: at least two, names or folders.
+    Args:   models: at least two, names or folders. Where the first has anchors, one may lack them: they are then
+            the mean of the others'.
     Raises: ValueError on fewer, or one of another configuration or tokenizer than the first.
     """
     if len(models) < 2:
         raise ValueError(f"models: expected at least two, got {len(models)}")
     first, *others = (load_checkpoint(model) for model in models)
     for name, other in zip(models[1:], others, strict=True):
-        if other.config != first.config:
+        if first.config not in (other.config, _anchored(other.config)):
             raise ValueError(f"{name}: expected the configuration of {models[0]}, {first.config}, got {other.config}")
         if tokenizer_fingerprint(other.tokenizer) != tokenizer_fingerprint(first.tokenizer):
             raise ValueError(f"{name}: expected the tokenizer of {models[0]}, got another")
-    states = [checkpoint.transformer.state_dict() for checkpoint in (first, *others)]
-    mean = {name: torch.stack([state[name].float() for state in states]).mean(0) for name in states[0]}
-    first.transformer.load_state_dict(mean)
-    return first
+    states = [_weights(checkpoint, first.config) for checkpoint in (first, *others)]
+    mean = {name: torch.stack([state[name] for state in states]).nanmean(0) for name in states[0]}
+    transformer = copy.deepcopy(first.transformer)  # what was loaded serves others too
+    transformer.load_state_dict(mean)
+    return dataclasses.replace(first, transformer=transformer, fingerprint="")
+
+
+def _anchored(config: ModelConfig) -> ModelConfig:
+    if not config.stream.max_motion:
+        return config
+    return dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, anchor=True))
+
+
+def _weights(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Tensor]:
+    """Return the weights of a model as one of `config` has them, in float32; NaN where it has none."""
+    state = {name: weight.float() for name, weight in checkpoint.transformer.state_dict().items()}
+    if checkpoint.config != config:  # it lacks anchors: two rows of the table, and the motion that is none
+        state["small.weight"] = F.pad(state["small.weight"], (0, 0, 0, 2), value=torch.nan)
+        for name in ("motion_head.weight", "motion_head.bias"):
+            state[name] = state[name].clone()
+            state[name][config.stream.n_motions // 2] = torch.nan
+    return state
 
 
 def main(argv: Sequence[str] | None = None) -> None:
