@@ -33,8 +33,8 @@ ROUNDS = 12
 
 def build(name: str, model: str, slots: int, image: str, pointer: bool, ballistics: bool) -> Engine:
     checkpoint = load_checkpoint(model)
-    switched = dataclasses.replace(checkpoint.config.transformer, pointer=pointer, ballistics=ballistics)
-    repaints = dataclasses.replace(checkpoint.config.stream, max_motion=0)  # what moves needs the pointer
+    switched = dataclasses.replace(checkpoint.config.transformer, pointer=pointer, ballistics=ballistics, anchor=False)
+    repaints = dataclasses.replace(checkpoint.config.stream, max_motion=0)  # motions need the pointer
     config = dataclasses.replace(checkpoint.config, stream=repaints, transformer=switched)
     torch.manual_seed(0)
     transformer = Transformer(config)

@@ -40,7 +40,7 @@ def main() -> None:
         report[folder.name] = []
         for reach in (0, args.reach):
             settings = dataclasses.replace(checkpoint.config.stream, max_motion=reach)
-            transformer = dataclasses.replace(checkpoint.config.transformer, pointer=True)
+            transformer = dataclasses.replace(checkpoint.config.transformer, pointer=True, anchor=False)
             config = dataclasses.replace(checkpoint.config, stream=settings, transformer=transformer)
             stream = encode_clips(
                 [c.frames[:LONGEST] for c in clips],

@@ -106,7 +106,7 @@ def main() -> None:
         preset,
         tokenizer=tokenizer.config,
         stream=dataclasses.replace(preset.stream, max_motion=args.motion),
-        transformer=dataclasses.replace(preset.transformer, pointer=True, ballistics=True),
+        transformer=dataclasses.replace(preset.transformer, pointer=True, ballistics=True, anchor=False),
     )
     games, window = args.games.split(","), config.transformer.window
     data = Sampler(load_streams(args.data, "train", config, tokenizer, 0.05, games), config, window, BATCH, 0)

@@ -39,7 +39,7 @@ def batch_of(config: ModelConfig, size: int, sequence: int) -> Batch:
     rows[..., 5] = np.arange(sequence) // 10
     n = size * sequence
     codes, ends = n // 3, n // 10
-    code = rng.integers(4000, 8192, codes)
+    present, code = rng.integers(0, 4000, codes), rng.integers(4000, 8192, codes)
     return Batch(
         rows=rows,
         event_at=np.arange(n),
@@ -47,7 +47,8 @@ def batch_of(config: ModelConfig, size: int, sequence: int) -> Batch:
         code_at=np.arange(codes),
         cell=rng.integers(0, config.stream.n_cells, codes),
         origin=np.zeros((codes, 2), np.int64),
-        present=rng.integers(0, 4000, codes),
+        present=present,
+        anchor=present,
         code=code,
         motion=np.full(codes, -1),
         choice=code,

@@ -134,7 +134,7 @@ class ModelConfig:
         if self.stream.max_motion and not self.transformer.pointer:
             raise ValueError(f"stream.max_motion: expected 0 without transformer.pointer, got {self.stream.max_motion}")
         if self.transformer.anchor and not self.stream.max_motion:
-            raise ValueError("transformer.anchor: expected False without stream.max_motion, got True")
+            raise ValueError("transformer.anchor: expected False with stream.max_motion 0, got True")
         if self.updates_per_keyframe < 1:
             raise ValueError(
                 f"transformer.window: expected at least {self.stream.n_cells + self.stream.max_step_tokens + 1} "

@@ -226,7 +226,7 @@ def test_a_model_without_anchors_is_described_as_ever(config: ModelConfig, small
     assert ModelConfig.from_json(small_map_config.to_json()) == small_map_config
     assert json.loads(config.to_json())["transformer"]["anchor"] is True
     assert ModelConfig.from_json(config.to_json()) == config
-    with pytest.raises(ValueError, match=r"transformer\.anchor: expected False without stream\.max_motion, got True"):
+    with pytest.raises(ValueError, match=r"transformer\.anchor: expected False with stream\.max_motion 0, got True"):
         dataclasses.replace(config, stream=dataclasses.replace(config.stream, max_motion=0))
 
 

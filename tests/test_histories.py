@@ -25,7 +25,7 @@ def test_absence_counts_steps_since_a_cell_last_had_its_code() -> None:
     none = np.zeros(0, np.int64)
     code_at = np.array([2, 5, 6])
     batch = Batch(
-        rows, none, none, code_at, np.array([0, 0, 1]), np.zeros((3, 2)), none, np.array([9, 7, 5]),
+        rows, none, none, code_at, np.array([0, 0, 1]), np.zeros((3, 2)), none, none, np.array([9, 7, 5]),
         np.full(3, -1), np.array([9, 7, 5]), none, none, none,
     )  # fmt: skip
     assert absences(batch).tolist() == [0, 3, 0]
