@@ -29,7 +29,7 @@ def follow(
     first, last = int(ptr[start]), int(ptr[stop])
     cells = stream.update_cell[first:last].astype(np.int64)
     scroll = stream.scroll[start:stop].astype(np.int64)
-    if not scroll.any():
+    if not grammar.anchored or not scroll.any():  # nobody asks, or nothing comes on screen
         return anchor[cells], anchor
     new = stream.update_code[first:last].astype(np.int64)
     origins = np.concatenate([origin[None], (origin + np.cumsum(scroll, 0)) % grammar.size])

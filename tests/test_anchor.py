@@ -250,8 +250,10 @@ def test_engines_bring_back_the_same_anchors(
         engine.reset(0, tile_map, seed=5)
         games[name] = []
         for action in ACTIONS:
-            codes, anchor = engine.codes[0].copy(), engine.anchor[0].copy()
+            codes, anchor, origin = engine.codes[0].copy(), engine.anchor[0].copy(), engine.origin.copy()
             batch = engine.step([0], [action])
+            appeared = engine.grammar.appeared(origin, engine.origin)[0]
+            assert np.array_equal(engine.anchor[0], np.where(appeared, engine.codes[0], anchor))
             games[name].append(spell(batch, 0))
             home = (batch.motions < 0) & (batch.codes == anchor[batch.cells])
             assert (codes[batch.cells][home] != anchor[batch.cells][home]).all()

@@ -259,9 +259,9 @@ class Engine(ABC):
 
     def _drop_anchors(self, slots: Sequence[int] | np.ndarray, scroll: np.ndarray) -> None:
         """After a step that moved the views by `scroll` (n, 2): what came on screen is its cells' anchor."""
-        moved = scroll.any(1)
-        if not self.grammar.anchored or not moved.any():
+        if not self.grammar.anchored or not scroll.any():
             return
+        moved = scroll.any(1)
         slot = np.asarray(slots)[moved]
         after = self.origin[slot]
         row, cell = self.grammar.appeared((after - scroll[moved]) % self.grammar.size, after).nonzero()

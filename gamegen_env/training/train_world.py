@@ -73,13 +73,14 @@ class Optimizers(torch.optim.Optimizer):
 
 
 def start_from(model: Transformer, source: Transformer, name: str) -> None:
-    """Give a model the weights of another one; either may lack the pointer, ballistic attention and motions.
+    """Give a model the weights of another one; either may lack the pointer, ballistic attention, motions and anchors.
 
     Raises: ValueError if they differ in anything else.
     """
     weights, own = source.state_dict(), model.state_dict()
     small, mine = weights["small.weight"], own["small.weight"]
-    if small.shape[1] == mine.shape[1]:  # motions, then anchors, are the last rows
+    # Motions, then anchors, are the last rows; new ones begin small, so that the model begins as the other one.
+    if small.shape[1] == mine.shape[1]:
         weights["small.weight"] = torch.cat([small, mine[len(small) :] * 0.1])[: len(mine)]
     modules = ("pointer.", "ballistics.", "motion_head.")
     differ = sorted(
