@@ -13,6 +13,7 @@ struct Avx2 {
     using B = I;
     static constexpr const char* name = "avx2";
     static constexpr int tile = 1, int8_tile = 1, int4_tile = 1;
+    static constexpr int score_vectors = 1;
 
     static F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
     static F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
@@ -86,7 +87,7 @@ struct Avx2 {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_xor_si128(as_s8(x), _mm_set1_epi8(-128)));
     }
 
-    static void pin(B&) {}
+    template <class T> static void pin(T&) {}
     static B bload(const void* p) {
         const auto* q = static_cast<const __m256i*>(p);
         return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};

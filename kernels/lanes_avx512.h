@@ -14,6 +14,7 @@ struct Avx512 {
     static constexpr const char* name = "avx512";
     static constexpr int tile = 6;
     static constexpr int int8_tile = 6, int4_tile = 4;
+    static constexpr int score_vectors = 2;
 
     static F zero() { return _mm512_setzero_ps(); }
     static F set1(float x) { return _mm512_set1_ps(x); }

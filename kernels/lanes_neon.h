@@ -15,6 +15,7 @@ template <Dot dot> struct Neon {
     struct B { uint8x16_t q[4]; };
     static constexpr const char* name = dot == Dot::NONE ? "neon" : dot == Dot::SIGNED ? "neon_dot" : "neon_i8mm";
     static constexpr int tile = 2, int8_tile = 2, int4_tile = 2;
+    static constexpr int score_vectors = 1;
 
     template <class R, class Fn> static R each(Fn fn) {
         R r;
@@ -90,7 +91,7 @@ template <Dot dot> struct Neon {
     static void store_s8(int8_t* p, F x) { vst1q_s8(p, as_s8(x)); }
     static void store_biased(uint8_t* p, F x) { vst1q_u8(p, veorq_u8(vreinterpretq_u8_s8(as_s8(x)), vdupq_n_u8(0x80))); }
 
-    static void pin(B&) {}
+    template <class T> static void pin(T&) {}
     static B bload(const void* p) {
         const auto* bytes = static_cast<const uint8_t*>(p);
         return each<B>([=](int i) { return vld1q_u8(bytes + 16 * i); });

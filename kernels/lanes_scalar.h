@@ -16,6 +16,7 @@ struct Scalar {
     struct B { uint8_t v[64]; };
     static constexpr const char* name = "scalar";
     static constexpr int tile = 2, int8_tile = 2, int4_tile = 2;  // rows that a matrix product takes at once, by its weights
+    static constexpr int score_vectors = 1;
 
     template <class Fn> static F each(Fn fn) { F r; for (int i = 0; i < 16; ++i) r.v[i] = fn(i); return r; }
 
@@ -77,7 +78,7 @@ struct Scalar {
     // The same + 128.
     static void store_biased(uint8_t* p, F x) { for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(static_cast<int32_t>(x.v[i]) + 128); }
 
-    static void pin(B&) {}  // keep in a register, where a compiler needs to be told
+    template <class T> static void pin(T&) {}  // keep in a register, where a compiler needs to be told
     static B bload(const void* p) { B r; std::memcpy(r.v, p, 64); return r; }
     static B bset1(int32_t four) { B r; for (int i = 0; i < 16; ++i) std::memcpy(r.v + 4 * i, &four, 4); return r; }
     static B low_nibbles(B x) { for (auto& b : x.v) b &= 15; return x; }

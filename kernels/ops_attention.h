@@ -40,26 +40,40 @@ template <class L> struct Attention : Basic<L> {
 
     template <int G>
     [[gnu::noinline]] static void scores_i4(const ByteQuery* q, const Seen& s, float* logits, size_t stride) {
-        for (size_t at = 0; at < s.places; at += 16) {
+        constexpr int V = L::score_vectors;  // of sixteen places, which share what is broadcast
+        for (size_t at = 0; at < s.places; at += 16 * V) {
             const uint8_t* k = s.cache.k + at * (HEAD / 2);
-            I acc[G];
+            I acc[G][V];
 #pragma GCC unroll 8
-            for (auto& a : acc) a = L::izero();
+            for (auto& row : acc)
+#pragma GCC unroll 2
+                for (auto& a : row) a = L::izero();
 #pragma GCC unroll 8
             for (int i = 0; i < 8; ++i) {
-                const B both = L::bload(k + 64 * i), low = L::low_nibbles(both), high = L::high_nibbles(both);
-                if (s.next.k) fetch(s.next.k + at * (HEAD / 2) + 64 * i);
+                B low[V], high[V];
+#pragma GCC unroll 2
+                for (int v = 0; v < V; ++v) {
+                    const B both = L::bload(k + 512 * v + 64 * i);
+                    low[v] = L::low_nibbles(both), high[v] = L::high_nibbles(both);
+                    if (s.next.k) fetch(s.next.k + (at + 16 * static_cast<size_t>(v)) * (HEAD / 2) + 64 * i);
+                }
 #pragma GCC unroll 8
                 for (int g = 0; g < G; ++g) {
-                    acc[g] = L::dp4(acc[g], low, L::bset1(q[g].quads[i]));
-                    acc[g] = L::dp4(acc[g], high, L::bset1(q[g].quads[8 + i]));
+                    B first = L::bset1(q[g].quads[i]), second = L::bset1(q[g].quads[8 + i]);
+                    if constexpr (V > 1) L::pin(first), L::pin(second);
+#pragma GCC unroll 2
+                    for (int v = 0; v < V; ++v) acc[g][v] = L::dp4(L::dp4(acc[g][v], low[v], first), high[v], second);
                 }
             }
-            const F scale = L::load_half(s.cache.k_scale + at), minimum = L::load_half(s.cache.k_minimum + at);
+#pragma GCC unroll 2
+            for (size_t v = 0; v < V; ++v) {
+                const size_t from = at + 16 * v;
+                const F scale = L::load_half(s.cache.k_scale + from), minimum = L::load_half(s.cache.k_minimum + from);
 #pragma GCC unroll 8
-            for (int g = 0; g < G; ++g) {
-                const F raw = L::mul(L::to_float(acc[g]), L::set1(q[g].scale));
-                L::store(logits + g * stride + at, L::fma(raw, scale, L::mul(L::set1(q[g].sum), minimum)));
+                for (int g = 0; g < G; ++g) {
+                    const F raw = L::mul(L::to_float(acc[g][v]), L::set1(q[g].scale));
+                    L::store(logits + g * stride + from, L::fma(raw, scale, L::mul(L::set1(q[g].sum), minimum)));
+                }
             }
         }
     }
@@ -107,10 +121,10 @@ template <class L> struct Attention : Basic<L> {
         for (size_t g = 0; g < heads; ++g) {
             float* row = logits + g * stride;
             for (size_t at = s.places; at < ring; ++at) row[at] = LOWEST;
-            for (size_t i = 0, at = s.hidden_from; i < s.hidden; ++i, at = at + 1 < s.window ? at + 1 : 0)
-                if (at < s.places) row[at] = LOWEST;
             for (size_t at = ring + s.n_staged; at < stride; ++at) row[at] = LOWEST;
         }
+        for (size_t i = 0, at = s.hidden_from; i < s.hidden; ++i, at = at + 1 < s.window ? at + 1 : 0)
+            for (size_t g = 0; at < s.places && g < heads; ++g) logits[g * stride + at] = LOWEST;
         for (size_t i = 0; i < s.n_staged; ++i)
             for (size_t g = 0; g < heads; ++g)
                 logits[g * stride + ring + i] = dot(query + g * HEAD, s.staged + i * s.staged_stride);
@@ -131,13 +145,15 @@ template <class L> struct Attention : Basic<L> {
             float largest[G];
             const F scales[4] = {L::load_half(s.cache.v_scale + at), L::load_half(s.cache.v_scale + at + 16),
                                  L::load_half(s.cache.v_scale + at + 32), L::load_half(s.cache.v_scale + at + 48)};
+            const F minima[4] = {L::load_half(s.cache.v_minimum + at), L::load_half(s.cache.v_minimum + at + 16),
+                                 L::load_half(s.cache.v_minimum + at + 32), L::load_half(s.cache.v_minimum + at + 48)};
 #pragma GCC unroll 8
             for (int g = 0; g < G; ++g) {
                 F scaled[4], top = L::zero();
 #pragma GCC unroll 8
                 for (int i = 0; i < 4; ++i) {
                     const F w = L::load(weights + g * stride + at + 16 * i);
-                    offset[g] = L::fma(w, L::load_half(s.cache.v_minimum + at + 16 * i), offset[g]);
+                    offset[g] = L::fma(w, minima[i], offset[g]);
                     scaled[i] = L::mul(w, scales[i]);
                     top = L::max(top, scaled[i]);
                 }
@@ -165,7 +181,10 @@ template <class L> struct Attention : Basic<L> {
                     int32_t w;
                     __builtin_memcpy(&w, bytes[g] + four, 4);
 #pragma GCC unroll 8
-                    for (int i = 0; i < 4; ++i) acc[g][i] = L::dp4(acc[g][i], n[i], L::bset1(w));
+                    for (int i = 0; i < 4; ++i) {
+                        acc[g][i] = L::dp4(acc[g][i], n[i], L::bset1(w));
+                        L::pin(acc[g][i]);  // GCC would keep a second copy of the sums in memory
+                    }
                 }
             }
 #pragma GCC unroll 8

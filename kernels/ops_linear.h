@@ -36,12 +36,22 @@ template <class L> struct Products : Basic<L> {
         L::store(out + at, L::fma(whole, by, L::load(m.bias.data() + at)));
     }
 
-    // `line`: which quarter of the next block's weights is fetched meanwhile.
+    // What a tile of rows fetches of the next block's weights: `apart` bytes further for every quad. Eight tiles share a
+    // block, half a line to a quad, where there are so many: loads of this block's weights queue behind those from memory.
+    struct Ahead {
+        const int8_t* from;
+        size_t apart;
+    };
+    static Ahead next_weights(const Linear& m, size_t b, size_t tile, size_t tiles) {
+        const size_t quads = (m.k + 3) / 4, block = quads * BLOCK * 4, apart = tiles < 8 ? 64 : 32, from = tile * quads * apart;
+        const int8_t* w = m.w8.data() + b * block;
+        return b + 1 < m.blocks && from < block ? Ahead{w + block + from, apart} : Ahead{w, 0};
+    }
+
     template <int R>
-    [[gnu::noinline]] static void block_i8(const Linear& m, size_t b, size_t line, const uint8_t* bytes, const float* scales, float* out) {
+    [[gnu::noinline]] static void block_i8(const Linear& m, size_t b, Ahead ahead, const uint8_t* bytes, const float* scales, float* out) {
         const size_t quads = (m.k + 3) / 4, stride = quads * 4;
         const int8_t* w = m.w8.data() + b * quads * BLOCK * 4;
-        const size_t ahead = b + 1 < m.blocks && line < 4 ? quads * BLOCK * 4 + 64 * line : 0;
         I acc[R][4];
 #pragma GCC unroll 8
         for (auto& row : acc)
@@ -51,7 +61,7 @@ template <class L> struct Products : Basic<L> {
             B w0 = L::bload(w), w1 = L::bload(w + 64), w2 = L::bload(w + 128), w3 = L::bload(w + 192);
             if constexpr (R > 1) {
                 L::pin(w0), L::pin(w1), L::pin(w2), L::pin(w3);
-                __builtin_prefetch(w + ahead, 0, 2);
+                __builtin_prefetch(ahead.from + ahead.apart * q, 0, 2);
             }
 #pragma GCC unroll 8
             for (int r = 0; r < R; ++r) {
@@ -184,11 +194,12 @@ template <class L> struct Products : Basic<L> {
                     with_rows<L::int4_tile>(some - r, [&]<int R>() {
                         strip_i4<R>(m, s, bytes + r * stride, scales + r, out + (first + r) * m.width());
                     });
+            const size_t tiles = (some + L::int8_tile - 1) / L::int8_tile;
             for (size_t b = 0; !int4 && b < m.blocks; ++b)
                 if (int8)
                     for (size_t r = 0; r < some; r += L::int8_tile)
                         with_rows<L::int8_tile>(some - r, [&]<int R>() {
-                            block_i8<R>(m, b, r / L::int8_tile, bytes + r * stride, scales + r, out + (first + r) * m.width());
+                            block_i8<R>(m, b, next_weights(m, b, r / L::int8_tile, tiles), bytes + r * stride, scales + r, out + (first + r) * m.width());
                         });
                 else
                     for (size_t r = 0; r < some; r += L::tile)
