@@ -16,7 +16,7 @@ struct Scalar {
     struct B { uint8_t v[64]; };
     static constexpr const char* name = "scalar";
     static constexpr int tile = 2, int8_tile = 2, int4_tile = 2;  // rows that a matrix product takes at once, by its weights
-    static constexpr int score_vectors = 1;
+    static constexpr int score_vectors = 1;  // sixteen keys each, that attention compares at once
 
     template <class Fn> static F each(Fn fn) { F r; for (int i = 0; i < 16; ++i) r.v[i] = fn(i); return r; }
 

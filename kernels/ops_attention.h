@@ -60,7 +60,7 @@ template <class L> struct Attention : Basic<L> {
 #pragma GCC unroll 8
                 for (int g = 0; g < G; ++g) {
                     B first = L::bset1(q[g].quads[i]), second = L::bset1(q[g].quads[8 + i]);
-                    if constexpr (V > 1) L::pin(first), L::pin(second);
+                    L::pin(first), L::pin(second);
 #pragma GCC unroll 2
                     for (int v = 0; v < V; ++v) acc[g][v] = L::dp4(L::dp4(acc[g][v], low[v], first), high[v], second);
                 }
@@ -145,15 +145,13 @@ template <class L> struct Attention : Basic<L> {
             float largest[G];
             const F scales[4] = {L::load_half(s.cache.v_scale + at), L::load_half(s.cache.v_scale + at + 16),
                                  L::load_half(s.cache.v_scale + at + 32), L::load_half(s.cache.v_scale + at + 48)};
-            const F minima[4] = {L::load_half(s.cache.v_minimum + at), L::load_half(s.cache.v_minimum + at + 16),
-                                 L::load_half(s.cache.v_minimum + at + 32), L::load_half(s.cache.v_minimum + at + 48)};
 #pragma GCC unroll 8
             for (int g = 0; g < G; ++g) {
                 F scaled[4], top = L::zero();
 #pragma GCC unroll 8
                 for (int i = 0; i < 4; ++i) {
                     const F w = L::load(weights + g * stride + at + 16 * i);
-                    offset[g] = L::fma(w, minima[i], offset[g]);
+                    offset[g] = L::fma(w, L::load_half(s.cache.v_minimum + at + 16 * i), offset[g]);
                     scaled[i] = L::mul(w, scales[i]);
                     top = L::max(top, scaled[i]);
                 }
