@@ -24,7 +24,7 @@ from gamegen_env.canvas import Canvas
 from gamegen_env.checkpoint import load_checkpoint
 from gamegen_env.engine import Engine, make_engine
 from gamegen_env.image import load_image
-from gamegen_env.training.train_world import start_from
+from gamegen_env.training.start import start_from
 from gamegen_env.transformer import Transformer
 
 VARIANTS = {"plain": (False, False), "pointer": (True, False), "ballistics": (False, True), "both": (True, True)}

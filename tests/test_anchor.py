@@ -21,7 +21,7 @@ from gamegen_env.pointer import mixture, mixture_at
 from gamegen_env.stream import Grammar, Step
 from gamegen_env.training.batches import Sampler
 from gamegen_env.training.objective import losses, measure, predict
-from gamegen_env.training.train_world import start_from
+from gamegen_env.training.start import start_from
 from gamegen_env.transformer import Transformer
 from tests.conftest import random_model
 from tests.test_engines import ACTIONS, spell

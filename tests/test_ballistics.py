@@ -15,7 +15,7 @@ from gamegen_env.config import ModelConfig, StreamConfig
 from gamegen_env.training import gaussians
 from gamegen_env.training.batches import Sampler
 from gamegen_env.training.objective import losses, predict, total
-from gamegen_env.training.train_world import start_from
+from gamegen_env.training.start import start_from
 from gamegen_env.transformer import Transformer
 from tests.conftest import pair_stream
 

@@ -20,7 +20,7 @@ from gamegen_env.motion import Motions
 from gamegen_env.stream import Grammar, Step
 from gamegen_env.training.batches import Sampler
 from gamegen_env.training.objective import losses, predict
-from gamegen_env.training.train_world import start_from
+from gamegen_env.training.start import start_from
 from gamegen_env.transformer import Transformer
 from tests.conftest import random_model
 from tests.patch_table import PatchTable

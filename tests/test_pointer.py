@@ -13,7 +13,7 @@ from gamegen_env.config import ModelConfig
 from gamegen_env.pointer import mixture
 from gamegen_env.training.batches import Sampler
 from gamegen_env.training.objective import losses, measure, predict, total
-from gamegen_env.training.train_world import start_from
+from gamegen_env.training.start import start_from
 from gamegen_env.transformer import Transformer
 from tests.conftest import pair_stream
 

@@ -20,6 +20,7 @@ import dataclasses
 import math
 import os
 import time
+from typing import Any
 
 import torch
 from torch.nn.utils import parametrize
@@ -34,6 +35,7 @@ from gamegen_env.training.data import load_streams
 from gamegen_env.training.kernels import DEFINITIONS, compiled
 from gamegen_env.training.objective import losses, measure, predict, total
 from gamegen_env.training.run import Run
+from gamegen_env.training.start import start_from
 from gamegen_env.transformer import KVTransform, Transformer, count_parameters, matrices
 
 VALIDATION_SEED = 2**40
@@ -70,26 +72,6 @@ class Optimizers(torch.optim.Optimizer):
             state = part.state_dict()
             state["state"] = {i // 2: s for i, s in state_dict["state"].items() if i % 2 == which}
             part.load_state_dict(state)
-
-
-def start_from(model: Transformer, source: Transformer, name: str) -> None:
-    """Give a model the weights of another one; either may lack the pointer, ballistic attention, motions and anchors.
-
-    Raises: ValueError if they differ in anything else.
-    """
-    weights, own = source.state_dict(), model.state_dict()
-    small, mine = weights["small.weight"], own["small.weight"]
-    # Motions, then anchors, are the last rows; new ones begin small, so that the model begins as the other one.
-    if small.shape[1] == mine.shape[1]:
-        weights["small.weight"] = torch.cat([small, mine[len(small) :] * 0.1])[: len(mine)]
-    modules = ("pointer.", "ballistics.", "motion_head.")
-    differ = sorted(
-        k for k in weights.keys() | own.keys()
-        if (weights[k].shape != own[k].shape if k in weights and k in own else not k.startswith(modules))
-    )  # fmt: skip
-    if differ:
-        raise ValueError(f"--from {name}: expected the preset's tensors, got others: {differ[:5]}")
-    model.load_state_dict({k: v for k, v in weights.items() if k in own}, strict=False)
 
 
 def start_processes() -> tuple[int, int]:
@@ -138,6 +120,7 @@ def main(argv: list[str] | None = None) -> None:
         help="start from the weights of this model instead of from scratch",
     )
     parser.add_argument("--preset", default="pocket", choices=sorted(PRESETS))
+    parser.add_argument("--layers", type=int, default=None, help="blocks; the model of --from may have fewer (preset)")
     parser.add_argument(
         "--pointer", action=argparse.BooleanOptionalAction, default=None, help="copy codes from the window (preset)"
     )
@@ -223,10 +206,12 @@ def main(argv: list[str] | None = None) -> None:
         torch.distributed.barrier()
     tokenizer = load_tokenizer(args.tokenizer)
     config = dataclasses.replace(PRESETS[args.preset], tokenizer=tokenizer.config)
-    switches = {
+    switches: dict[str, Any] = {
         name: getattr(args, name) for name in ("pointer", "ballistics", "anchor") if getattr(args, name) is not None
     }
     stream = config.stream if args.motion is None else dataclasses.replace(config.stream, max_motion=args.motion)
+    if args.layers is not None:
+        switches["n_layers"] = args.layers
     transformer = dataclasses.replace(config.transformer, **switches)
     config = dataclasses.replace(config, stream=stream, transformer=transformer)
     run = Run(args.out, {**vars(args), "processes": world, "model": dataclasses.asdict(config)})
