@@ -53,9 +53,9 @@ def parameters(config: ModelConfig) -> int:
     return whole - config.tokenizer.codebook_size * config.transformer.d_model
 
 
-def train(config: ModelConfig, tokenizer: Tokenizer, data: Sampler, heldout: Sampler, steps: int, rate: float) -> float:
-    """Train one model; return its held-out loss."""
-    torch.manual_seed(0)
+def train(config: ModelConfig, tokenizer: Tokenizer, data: Sampler, steps: int, rate: float, seed: int) -> Transformer:
+    """Train one model from scratch."""
+    torch.manual_seed(seed)
     model = Transformer(config)
     model.set_code_embedding(tokenizer.codebook)
     optimizer = Optimizers(model, rate)
@@ -69,8 +69,7 @@ def train(config: ModelConfig, tokenizer: Tokenizer, data: Sampler, heldout: Sam
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    figures = validate(model, heldout, None)
-    return figures["event"] + figures["code"]
+    return model
 
 
 def fit(sizes: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> dict[str, float]:
@@ -121,7 +120,8 @@ def main() -> None:
             continue
         steps = budget // (BATCH * window)
         shape = sized(config, size)
-        loss = train(shape, tokenizer, data, heldout, steps, args.learning_rate)
+        figures = validate(train(shape, tokenizer, data, steps, args.learning_rate, 0), heldout, None)
+        loss = figures["event"] + figures["code"]
         runs.append(what | {"parameters": parameters(shape), "tokens": steps * BATCH * window, "loss": round(loss, 4)})
         with kept.open("a") as file:
             file.write(json.dumps(runs[-1]) + "\n")

@@ -12,6 +12,7 @@ from gamegen_env.checkpoint import load_checkpoint, save_checkpoint
 from gamegen_env.config import ModelConfig
 from gamegen_env.training import average
 from gamegen_env.training.average import main
+from gamegen_env.training.start import deepened
 from tests.conftest import random_model
 
 
@@ -53,6 +54,24 @@ def test_a_model_without_anchors_counts_for_all_but_them(small_map_config: Model
         torch.testing.assert_close(got[name], expected, rtol=2e-3, atol=1e-4)  # fp16
     with pytest.raises(ValueError, match="anchored: expected the configuration of"):
         average.average([tmp_path / "plain", tmp_path / "anchored"])
+
+
+def test_a_model_with_fewer_blocks_counts_as_the_deeper_one_that_begins_from_it(
+    small_map_config: ModelConfig, tmp_path: Path
+) -> None:
+    transformer = dataclasses.replace(small_map_config.transformer, n_layers=3)
+    deep = dataclasses.replace(small_map_config, transformer=transformer)
+    models = {"shallow": random_model(small_map_config), "deep": random_model(deep)}
+    for name, config in (("shallow", small_map_config), ("deep", deep)):
+        save_checkpoint(tmp_path / name, config, *models[name])
+    mean = average.average([tmp_path / "deep", tmp_path / "shallow"])
+    assert mean.config == deep
+    one = models["deep"][1].state_dict()
+    other = deepened(models["shallow"][1].state_dict(), 3)
+    for name, got in mean.transformer.state_dict().items():
+        torch.testing.assert_close(got, (one[name] + other[name]) / 2, rtol=2e-3, atol=1e-4)  # fp16
+    with pytest.raises(ValueError, match="deep: expected the configuration of"):
+        average.average([tmp_path / "shallow", tmp_path / "deep"])
 
 
 def test_what_cannot_be_averaged(tiny_config: ModelConfig, tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -22,20 +22,21 @@ from torch.nn import functional as F
 
 from gamegen_env.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, tokenizer_fingerprint
 from gamegen_env.config import ModelConfig
+from gamegen_env.training.start import deepened
 
 
 def average(models: Sequence[str | Path]) -> Checkpoint:
     """Return the first model with the mean of all models' weights, and no fingerprint: saved, it has one.
 
     Args:   models: at least two, names or folders. Where the first has anchors, one may lack them: they are then
-            the mean of the others'.
+            the mean of the others'. One may have fewer blocks, as the model that a deeper one began from (`start.py`).
     Raises: ValueError on fewer, or one of another configuration or tokenizer than the first.
     """
     if len(models) < 2:
         raise ValueError(f"models: expected at least two, got {len(models)}")
     first, *others = (load_checkpoint(model) for model in models)
     for name, other in zip(models[1:], others, strict=True):
-        if first.config not in (other.config, _anchored(other.config)):
+        if _completed(other.config, first.config) != first.config:
             raise ValueError(f"{name}: expected the configuration of {models[0]}, {first.config}, got {other.config}")
         if tokenizer_fingerprint(other.tokenizer) != tokenizer_fingerprint(first.tokenizer):
             raise ValueError(f"{name}: expected the tokenizer of {models[0]}, got another")
@@ -46,16 +47,20 @@ def average(models: Sequence[str | Path]) -> Checkpoint:
     return dataclasses.replace(first, transformer=transformer, fingerprint="")
 
 
-def _anchored(config: ModelConfig) -> ModelConfig:
-    if not config.stream.max_motion:
-        return config
-    return dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, anchor=True))
+def _completed(config: ModelConfig, first: ModelConfig) -> ModelConfig:
+    """Return what a configuration is with the anchors and the blocks of the first, where it lacks them."""
+    t = config.transformer
+    anchor = t.anchor or (first.transformer.anchor and bool(config.stream.max_motion))
+    n_layers = max(t.n_layers, first.transformer.n_layers)
+    return dataclasses.replace(config, transformer=dataclasses.replace(t, anchor=anchor, n_layers=n_layers))
 
 
 def _weights(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Tensor]:
     """Return the weights of a model as one of `config` has them, in float32; NaN where it has none."""
     state = {name: weight.float() for name, weight in checkpoint.transformer.state_dict().items()}
-    if checkpoint.config != config:  # it lacks anchors: two rows of the table, and the motion that is none
+    state = deepened(state, config.transformer.n_layers)
+    if checkpoint.config.transformer.anchor != config.transformer.anchor:
+        # It lacks two rows of the table, and the motion that is none.
         state["small.weight"] = F.pad(state["small.weight"], (0, 0, 0, 2), value=torch.nan)
         for name in ("motion_head.weight", "motion_head.bias"):
             state[name] = state[name].clone()
