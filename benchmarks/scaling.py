@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from tqdm import trange
 
-from gamegen_env.checkpoint import load_tokenizer
+from gamegen_env.checkpoint import load_checkpoint, load_tokenizer
 from gamegen_env.closed_loop import RULES_VERSION
 from gamegen_env.config import PRESETS, ModelConfig
 from gamegen_env.tokenizer import Tokenizer
@@ -29,6 +29,7 @@ from gamegen_env.training.batches import Sampler
 from gamegen_env.training.data import load_streams
 from gamegen_env.training.kernels import compiled
 from gamegen_env.training.objective import losses, total
+from gamegen_env.training.start import start_from
 from gamegen_env.training.train_world import Optimizers, schedule, validate
 from gamegen_env.transformer import Transformer, count_parameters
 
@@ -53,11 +54,16 @@ def parameters(config: ModelConfig) -> int:
     return whole - config.tokenizer.codebook_size * config.transformer.d_model
 
 
-def train(config: ModelConfig, tokenizer: Tokenizer, data: Sampler, steps: int, rate: float, seed: int) -> Transformer:
-    """Train one model from scratch."""
+def train(
+    config: ModelConfig, tokenizer: Tokenizer, data: Sampler, steps: int, rate: float, seed: int,
+    source: str | None = None,
+) -> Transformer:  # fmt: skip
+    """Train one model, from scratch or from the weights of another one."""
     torch.manual_seed(seed)
     model = Transformer(config)
     model.set_code_embedding(tokenizer.codebook)
+    if source is not None:
+        start_from(model, load_checkpoint(source).transformer, source)
     optimizer = Optimizers(model, rate)
     kernels = compiled(model)
     for step in trange(steps, desc=f"{config.transformer.d_model} wide", unit="step"):
