@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.scaling import BATCH, train
+from benchmarks.scaling import BATCH, keep, kept, train
 from gamegen_env.checkpoint import load_checkpoint, load_tokenizer, save_checkpoint
 from gamegen_env.closed_loop import RULES_VERSION
 from gamegen_env.config import PRESETS, ModelConfig
@@ -82,9 +82,15 @@ def main() -> None:
     if unknown:
         parser.error(f"argument --without: expected some of {ARMS[1:]}, got {unknown}")
     preset = dataclasses.replace(PRESETS["pocket"], tokenizer=load_tokenizer(args.tokenizer).config)
-    kept = Path(args.out)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    if args.rooms and not any(game.startswith(ROOMS) for game in games):
+        parser.error(f"argument --rooms: expected a game {ROOMS}… among --games, got {games}")
+    if args.start_from is not None:
+        source = load_checkpoint(args.start_from).config.transformer
+        held = [name for name in ARMS[1:] if getattr(source, name)]
+        if held:
+            parser.error(f"argument --from: expected a model without modules, got one with {held}")
+    path = Path(args.out)
+    runs = kept(path)
     regime = {
         "rules": RULES_VERSION, "games": args.games, "steps": args.steps, "rate": args.learning_rate,
         "rooms": args.rooms, "layers": preset.transformer.n_layers, "from": args.start_from,
@@ -93,10 +99,9 @@ def main() -> None:
         what = regime | {"without": arm, "seed": seed}
         if any(what.items() <= one.items() for one in runs):
             continue
-        folder = kept.with_name(f"{kept.stem}-{arm}-{seed}")
+        folder = path.with_name(f"{path.stem}-{arm}-{seed}")
         runs.append(what | {"figures": run(without(preset, arm), args, games, seed, folder)})
-        with kept.open("a") as file:
-            file.write(json.dumps(runs[-1]) + "\n")
+        keep(path, runs[-1])
     same = [one for one in runs if regime.items() <= one.items() and one["without"] in arms]
     names = list(dict.fromkeys(name for one in same for name in one["figures"]))
     print("| without, seed |", " | ".join(names), "|\n" + "|---" * (1 + len(names)) + "|")

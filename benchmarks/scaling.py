@@ -78,6 +78,18 @@ def train(
     return model
 
 
+def kept(path: Path) -> list[dict]:
+    """Return the runs that a file holds, one to a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def keep(path: Path, run: dict) -> None:
+    """Add a finished run to a file."""
+    with path.open("a") as file:
+        file.write(json.dumps(run) + "\n")
+
+
 def fit(sizes: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> dict[str, float]:
     """Fit the law to runs (n,) each: exponents from a grid, the rest by least squares, none of it below zero.
 
@@ -116,9 +128,8 @@ def main() -> None:
     games, window = args.games.split(","), config.transformer.window
     data = Sampler(load_streams(args.data, "train", config, tokenizer, 0.05, games), config, window, BATCH, 0)
     heldout = Sampler(load_streams(args.data, "heldout", config, tokenizer, 0.0, games), config, window, 4, 1)
-    kept = Path(args.out)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    path = Path(args.out)
+    runs = kept(path)
     regime = {"rules": RULES_VERSION, "games": args.games, "motion": args.motion, "rate": args.learning_rate}
     for budget, size in itertools.product((int(b) for b in args.budgets.split(",")), SIZES):
         what = regime | {"size": size, "budget": budget}
@@ -129,8 +140,7 @@ def main() -> None:
         figures = validate(train(shape, tokenizer, data, steps, args.learning_rate, 0), heldout, None)
         loss = figures["event"] + figures["code"]
         runs.append(what | {"parameters": parameters(shape), "tokens": steps * BATCH * window, "loss": round(loss, 4)})
-        with kept.open("a") as file:
-            file.write(json.dumps(runs[-1]) + "\n")
+        keep(path, runs[-1])
     same = [run for run in runs if regime.items() <= run.items()]
     n, d, loss = (np.array([run[name] for run in same], float) for name in ("parameters", "tokens", "loss"))
     print("| parameters | tokens | held-out loss |\n|---|---|---|")

@@ -39,18 +39,18 @@ def start_from(model: Transformer, source: Transformer, name: str) -> None:
 
 
 def deepened(weights: dict[str, Tensor], n_layers: int) -> dict[str, Tensor]:
-    """Return the weights of a model of `n_layers` blocks that computes the same; with as many or more, as they are."""
+    """Return the weights of a model of `n_layers` blocks that computes the same; as they are where it has no more."""
     before = 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("blocks."))
-    copied = [i * before // n_layers for i in range(n_layers)]  # spread evenly
-    deeper = {key: tensor for key, tensor in weights.items() if not key.startswith("blocks.")}
     if n_layers <= before:
         return dict(weights)
+    deeper = {key: tensor for key, tensor in weights.items() if not key.startswith("blocks.")}
+    copied = [i * before // n_layers for i in range(n_layers)]  # spread evenly
     for i, block in enumerate(copied):
-        last = block == before - 1
-        itself = i == n_layers - 1 if last else block not in copied[:i]
+        # The first of a block and its copies is itself; of the last block the last.
+        silent = i < n_layers - 1 if block == before - 1 else block in copied[:i]
         prefix = f"blocks.{block}."
-        for key in [key for key in weights if key.startswith(prefix)]:
-            part = key.removeprefix(prefix)
-            silent = not itself and part in SILENT
-            deeper[f"blocks.{i}.{part}"] = torch.zeros_like(weights[key]) if silent else weights[key].clone()
+        for key, tensor in weights.items():
+            if key.startswith(prefix):
+                part = key.removeprefix(prefix)
+                deeper[f"blocks.{i}.{part}"] = torch.zeros_like(tensor) if silent and part in SILENT else tensor.clone()
     return deeper

@@ -20,7 +20,6 @@ import dataclasses
 import math
 import os
 import time
-from typing import Any
 
 import torch
 from torch.nn.utils import parametrize
@@ -120,7 +119,9 @@ def main(argv: list[str] | None = None) -> None:
         help="start from the weights of this model instead of from scratch",
     )
     parser.add_argument("--preset", default="pocket", choices=sorted(PRESETS))
-    parser.add_argument("--layers", type=int, default=None, help="blocks; the model of --from may have fewer (preset)")
+    parser.add_argument(
+        "--layers", dest="n_layers", type=int, default=None, help="blocks; the model of --from may have fewer (preset)"
+    )
     parser.add_argument(
         "--pointer", action=argparse.BooleanOptionalAction, default=None, help="copy codes from the window (preset)"
     )
@@ -206,12 +207,9 @@ def main(argv: list[str] | None = None) -> None:
         torch.distributed.barrier()
     tokenizer = load_tokenizer(args.tokenizer)
     config = dataclasses.replace(PRESETS[args.preset], tokenizer=tokenizer.config)
-    switches: dict[str, Any] = {
-        name: getattr(args, name) for name in ("pointer", "ballistics", "anchor") if getattr(args, name) is not None
-    }
+    names = ("n_layers", "pointer", "ballistics", "anchor")
+    switches = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     stream = config.stream if args.motion is None else dataclasses.replace(config.stream, max_motion=args.motion)
-    if args.layers is not None:
-        switches["n_layers"] = args.layers
     transformer = dataclasses.replace(config.transformer, **switches)
     config = dataclasses.replace(config, stream=stream, transformer=transformer)
     run = Run(args.out, {**vars(args), "processes": world, "model": dataclasses.asdict(config)})
