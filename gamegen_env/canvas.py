@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from gamegen_env.config import ModelConfig
-from gamegen_env.motion import Motions
+from gamegen_env.motion import Motions, stands_out
 
 Place = tuple[int, slice, slice]
 
@@ -54,6 +54,8 @@ class Canvas:
         origin: (B, 2) int32, the view's top left corner (x, y).
         memory_codes: (B, M * M, m) int32, -1 where empty; memory_pixels: (B, M * M, m, c, c, 3)
             uint8; memory_next: (B, M * M) int32, the entry to be replaced next.
+        anchors: as pixels, what each cell showed at the reset, or when all of it had come on screen (`anchor.py`);
+            without sprites nobody asks, and it is `pixels`.
     """
 
     def __init__(self, config: ModelConfig, tokenizer: CellCoder, num_slots: int) -> None:
@@ -72,11 +74,17 @@ class Canvas:
         self.memory_codes = np.full((b, n, m), -1, np.int32)
         self.memory_pixels = np.zeros((b, n, m, c, c, 3), np.uint8)
         self.memory_next = np.zeros((b, n), np.int32)
+        self.sprites = s.sprites
+        self.anchors = self.pixels.copy() if s.sprites else self.pixels
+        self._state = (*_STATE, "anchors") if s.sprites else _STATE
 
     def cells(self) -> np.ndarray:
         """Return the pixels cell by cell, a writable view (B, M, M, c, c, 3) of `pixels`."""
+        return self._by_cell(self.pixels)
+
+    def _by_cell(self, pixels: np.ndarray) -> np.ndarray:
         m, c = self.map_cells, self.cell_size
-        return self.pixels.reshape(-1, m, c, m, c, 3).swapaxes(2, 3)
+        return pixels.reshape(-1, m, c, m, c, 3).swapaxes(2, 3)
 
     def reset(self, slots: np.ndarray, frames: np.ndarray) -> None:
         """Show new pictures, origin (0, 0), memory empty.
@@ -98,6 +106,7 @@ class Canvas:
         self.memory_codes[slots] = -1
         self.memory_pixels[slots] = 0
         self.memory_next[slots] = 0
+        self.anchors[slots] = self.pixels[slots]
 
     def show(self, slots: np.ndarray, frames: np.ndarray) -> None:
         """Put true pixels into the views: what stands in the tile map stays, it only looks as it really does.
@@ -107,6 +116,9 @@ class Canvas:
         """
         self._check_frames(slots, frames)
         for on_torus, on_screen in self._views(slots):
+            if self.sprites:  # where nothing stands before the anchor, that was what is there, too
+                out = stands_out(self.pixels[on_torus], self.anchors[on_torus])
+                self.anchors[on_torus] = np.where(out, self.anchors[on_torus], frames[on_screen])
             self.pixels[on_torus] = frames[on_screen]
         self.original[slots] |= self._whole(self.origin[slots])
 
@@ -126,16 +138,27 @@ class Canvas:
               cells (U,) and codes (U,), integers; a slot's cells are visible and all different.
               motions: (U,) integer, -1 where an update repaints; None: all do.
         """
-        self.origin[slots] = (self.origin[slots] + scrolls) % self.size
-        if not len(cells):
-            return
+        before = self.origin[slots]
+        self.origin[slots] = (before + scrolls) % self.size
+        if len(cells):
+            self._update(slots, ptr, cells, codes, motions)
+        if self.sprites and np.any(scrolls):
+            row, cell = (self._whole(self.origin[slots]) & ~self._whole(before)).nonzero()
+            place = (np.asarray(slots)[row], cell // self.map_cells, cell % self.map_cells)
+            self._by_cell(self.anchors)[place] = self.cells()[place]
+
+    def _update(
+        self, slots: np.ndarray, ptr: np.ndarray, cells: np.ndarray, codes: np.ndarray, motions: np.ndarray | None
+    ) -> None:
         slot = np.repeat(np.asarray(slots), np.diff(ptr))
         painted, place = self.cells(), (slot, cells // self.map_cells, cells % self.map_cells)
         old, old_pixels = self.codes[slot, cells], painted[place]
         new_pixels, known = self.repainted(slot, cells, np.asarray(codes))
         if self.motions is not None and motions is not None:
             moved = motions >= 0
-            new_pixels[moved] = self.motions.moved_pixels(self.pixels, slot[moved], cells[moved], motions[moved])
+            new_pixels[moved] = self.motions.moved_pixels(
+                self.pixels, self.anchors, slot[moved], cells[moved], motions[moved]
+            )
             known = known & ~moved
         self.codes[slot, cells] = codes
         self._remember(slot, cells, old, old_pixels)
@@ -221,18 +244,18 @@ class Canvas:
 
     def save(self, slot: int) -> dict[str, np.ndarray]:
         """Copy one slot's state."""
-        return {name: getattr(self, name)[slot].copy() for name in _STATE}
+        return {name: getattr(self, name)[slot].copy() for name in self._state}
 
     def load(self, slot: int, state: dict[str, np.ndarray]) -> None:
         """Put a state from `save` into a slot.
 
         Raises: ValueError if an array is missing, unknown, or of another shape or dtype.
         """
-        if set(state) != set(_STATE):
-            raise ValueError(f"state: expected arrays {sorted(_STATE)}, got {sorted(state)}")
-        for name in _STATE:
+        if set(state) != set(self._state):
+            raise ValueError(f"state: expected arrays {sorted(self._state)}, got {sorted(state)}")
+        for name in self._state:
             want, got = getattr(self, name)[slot], state[name]
             if got.shape != want.shape or got.dtype != want.dtype:
                 raise ValueError(f"state[{name!r}]: expected {want.dtype} {want.shape}, got {got.dtype} {got.shape}")
-        for name in _STATE:
+        for name in self._state:
             getattr(self, name)[slot] = state[name]

@@ -14,7 +14,7 @@ from typing import Any
 from gamegen_env.actions import N_ACTIONS
 
 FORMAT_VERSION = 1
-LATER = frozenset({"anchor"})  # of the transformer: fields that checkpoints written before them lack
+LATER = frozenset({"sprites", "anchor"})  # fields that checkpoints written before them lack
 
 # Kinds of stream tokens (DESIGN: stream := keyframe step* ...).
 KEY, ACT, SCROLL, UPD, END = range(5)
@@ -52,10 +52,14 @@ class StreamConfig:
     memory_per_cell: int = 4  # earlier (code, pixels) pairs that the canvas remembers per cell
     max_motion: int = 0  # pixels per step and axis that an update may move the picture by; 0: updates only repaint
 
+    sprites: bool = False  # a motion may move what stands out from the anchor's picture alone, over it
+
     def __post_init__(self) -> None:
         _positive(self, "view_cells", "max_scroll", "memory_per_cell")
         if not isinstance(self.max_motion, int) or isinstance(self.max_motion, bool) or self.max_motion < 0:
             raise ValueError(f"StreamConfig.max_motion: expected an integer >= 0, got {self.max_motion!r}")
+        if self.sprites and not self.max_motion:
+            raise ValueError("StreamConfig.sprites: expected False with max_motion 0, got True")
         if not self.tolerance > 0:
             raise ValueError(f"StreamConfig.tolerance: expected > 0, got {self.tolerance!r}")
 
@@ -76,7 +80,15 @@ class StreamConfig:
 
     @property
     def n_motions(self) -> int:
-        """Motions of an update, (0, 0) included (it is never drawn); 0 where updates only repaint."""
+        """Motions of an update, (0, 0) included (it is never drawn); 0 where updates only repaint.
+
+        With sprites every motion comes twice: of all that is there, then of what stands out.
+        """
+        return (1 + self.sprites) * self.n_vectors
+
+    @property
+    def n_vectors(self) -> int:
+        """Different (dx, dy) of motions; 0 where updates only repaint."""
         return (2 * self.max_motion + 1) ** 2 if self.max_motion else 0
 
     @property
@@ -133,6 +145,8 @@ class ModelConfig:
             raise ValueError(f"format_version: expected {FORMAT_VERSION}, got {self.format_version!r}")
         if self.stream.max_motion and not self.transformer.pointer:
             raise ValueError(f"stream.max_motion: expected 0 without transformer.pointer, got {self.stream.max_motion}")
+        if self.stream.sprites and not self.transformer.anchor:
+            raise ValueError("stream.sprites: expected False without transformer.anchor, got True")
         if self.transformer.anchor and not self.stream.max_motion:
             raise ValueError("transformer.anchor: expected False with stream.max_motion 0, got True")
         if self.updates_per_keyframe < 1:
@@ -158,9 +172,10 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, which a model that does without the fields of LATER has none of: it stays what it was."""
         data = dataclasses.asdict(self)
-        for name in LATER:
-            if not data["transformer"][name]:
-                del data["transformer"][name]
+        for part in (data["stream"], data["transformer"]):
+            for name in LATER & set(part):
+                if not part[name]:
+                    del part[name]
         return data
 
     def to_json(self) -> str:

@@ -39,6 +39,7 @@ class DeviceCanvas:
             s.view_cells,
             s.memory_per_cell,
             s.max_motion,
+            s.sprites,
         )
         self.num_slots, self.frame_size = num_slots, config.frame_size
         self.codes = np.zeros((num_slots, s.n_cells), np.int32)

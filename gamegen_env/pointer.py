@@ -54,7 +54,7 @@ def scores(query: Tensor, keys: Tensor) -> Tensor:
 
 
 def mixture(
-    vocabulary: Tensor, sentinel: Tensor, copied: Tensor, codes: Tensor, motions: Tensor, anchor: Tensor
+    vocabulary: Tensor, sentinel: Tensor, copied: Tensor, codes: Tensor, motions: Tensor, anchor: Tensor, still: int
 ) -> Tensor:
     """Return the logarithms of P(code), and behind them of P(motion): (U, codebook_size + n_motions) float32.
 
@@ -63,7 +63,7 @@ def mixture(
         sentinel: (U,) scores.
         copied: (U, S) scores of the window's tokens; -inf where there is nothing to copy.
         codes: (U, S) or (S,) int64, the codes they carry, >= 0; any where there is nothing to copy.
-        motions: (U, n_motions) logits; n_motions may be 0; the middle one is that of code `anchor` (U,) int64.
+        motions: (U, n_motions) logits; n_motions may be 0; that of `still` is that of code `anchor` (U,) int64.
     """
     weights = _weights(sentinel, copied, motions)
     size = copied.shape[1]
@@ -71,14 +71,13 @@ def mixture(
     by_code = by_code.scatter_add(1, codes.expand(copied.shape), weights[:, 1 : 1 + size])
     moved = weights[:, 1 + size :]
     if moved.shape[1]:
-        still = moved.shape[1] // 2
         by_code = by_code.scatter_add(1, anchor[:, None], moved[:, still : still + 1])
         moved = moved.index_fill(1, torch.tensor([still]), 0.0)
     return torch.cat([by_code, moved], dim=1).clamp_min(FLOOR).log()
 
 
 def mixture_at(
-    vocabulary: Tensor, sentinel: Tensor, copied: Tensor, codes: Tensor, motions: Tensor, anchor: Tensor,
+    vocabulary: Tensor, sentinel: Tensor, copied: Tensor, codes: Tensor, motions: Tensor, anchor: Tensor, still: int,
     target: Tensor, motion: Tensor,
 ) -> Tensor:  # fmt: skip
     """Return what `mixture` gives to codes `target` (U,), or to motions `motion` (U,) where they are not -1, alone.
@@ -91,7 +90,7 @@ def mixture_at(
     from_window = (weights[:, 1 : 1 + size] * (codes == target[:, None])).sum(1)
     likelihood = weights[:, 0] * vocabulary.exp() + from_window
     if motions.shape[1]:
-        likelihood = likelihood + weights[:, 1 + size + motions.shape[1] // 2] * (anchor == target)
+        likelihood = likelihood + weights[:, 1 + size + still] * (anchor == target)
         moved = weights.gather(1, 1 + size + motion.clamp_min(0)[:, None])[:, 0]
         likelihood = torch.where(motion >= 0, moved, likelihood)
     return likelihood.clamp_min(FLOOR).log()

@@ -54,6 +54,7 @@ class FeatureTable:
     n_codes: int
     max_motion: int
     anchor: bool = False
+    sprites: bool = False
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -63,6 +64,7 @@ class FeatureTable:
             "kind": N_KINDS, "row": m, "col": m, "view_row": m, "view_col": m, "origin_row": m, "origin_col": m,
             "fine_y": c, "fine_x": c, "direction": N_DIRECTIONS, "button": N_BUTTONS, "scroll_x": s, "scroll_y": s,
             "reward": N_REWARD_CLASSES, "done": 2, "motion_x": reach, "motion_y": reach, "astray": 2 * self.anchor,
+            "sprite": 2 * self.sprites,
         }  # fmt: skip
 
     @cached_property
@@ -77,15 +79,17 @@ class FeatureTable:
     @classmethod
     def of(cls, config: ModelConfig) -> FeatureTable:
         s, t = config.stream, config.tokenizer
-        return cls(s.map_cells, s.max_scroll, t.cell_size, t.codebook_size, s.max_motion, config.transformer.anchor)
+        return cls(
+            s.map_cells, s.max_scroll, t.cell_size, t.codebook_size, s.max_motion, config.transformer.anchor, s.sprites
+        )
 
 
 def token_features(rows: Tensor, table: FeatureTable) -> tuple[Tensor, Tensor]:
     """Return what a token's input embedding adds up.
 
     Args:    rows: (..., 6) integer, [kind, a, b, origin x, origin y, time].
-    Returns: indices (..., 7, or 9 where updates may move, or 10 with anchors) int64 into the small table, and codes
-             (...) int64, -1 for tokens that carry none.
+    Returns: indices (..., 7, or 9 where updates may move, or 10 with anchors, 11 with sprites) int64 into the small
+             table, and codes (...) int64, -1 for tokens that carry none.
     """
     kind, a, b, ox, oy, _ = rows.long().unbind(-1)
     m, c, at = table.map_cells, table.cell_size, table.starts.__getitem__
@@ -110,7 +114,8 @@ def token_features(rows: Tensor, table: FeatureTable) -> tuple[Tensor, Tensor]:
         side = 2 * table.max_motion + 1
         # What repaints has the motion that no update can have, (0, 0); an action has the camera's.
         motion = torch.where(kind == UPD, b // table.n_codes - 1, -1)
-        motion = torch.where(motion < 0, side * side // 2, motion)
+        sprite = motion >= side * side
+        motion = torch.where(motion < 0, side * side // 2, motion % (side * side))
         reach = 2 * table.max_scroll + 1
         features += [
             torch.where(is_act, at("scroll_x") + b % reach, at("motion_x") + motion % side),
@@ -118,6 +123,8 @@ def token_features(rows: Tensor, table: FeatureTable) -> tuple[Tensor, Tensor]:
         ]
     if table.anchor:
         features.append(at("astray") + ((kind == KEY) & (b >= table.n_codes)).long())
+    if table.sprites:
+        features.append(at("sprite") + sprite.long())
     return torch.stack(features, dim=-1), torch.where(is_cell, b % table.n_codes, -1)
 
 
@@ -339,15 +346,17 @@ class Transformer(nn.Module):
     def motion_logits(self, code_query: Tensor, astray: Tensor) -> Tensor:
         """(..., d_model) -> scores of motions (..., n_motions) beside those of the pointer.
 
-        That of (0, 0), which is no motion, is the anchor's: -inf unless the cell is `astray` (...) bool.
+        That of (0, 0), which is no motion, is the anchor's: -inf unless the cell is `astray` (...) bool. Sprites have
+        none.
         """
         if self.motion_head is None:
             return code_query.new_zeros(*code_query.shape[:-1], 0)
         logits = self.motion_head(code_query)
         if not self.config.transformer.anchor:
             astray = torch.zeros_like(astray)
-        still = torch.arange(logits.shape[-1], device=logits.device) == logits.shape[-1] // 2
-        return logits.masked_fill(still & ~astray[..., None], -torch.inf)
+        motion, n_vectors = torch.arange(logits.shape[-1], device=logits.device), self.config.stream.n_vectors
+        still = motion % n_vectors == n_vectors // 2
+        return logits.masked_fill(still & ~(astray[..., None] & (motion < n_vectors)), -torch.inf)
 
     def end_logits(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """(..., d_model) -> reward logits (..., 3) and termination logits (..., 2)."""

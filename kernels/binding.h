@@ -66,6 +66,7 @@ inline Config read_config(const nb::dict& d) {
     c.pointer = number<bool>(d, "pointer");
     c.ballistics = number<bool>(d, "ballistics");
     c.anchor = number<bool>(d, "anchor");
+    c.sprites = number<bool>(d, "sprites");
     c.max_motion = number<int32_t>(d, "max_motion");
     return c;
 }

@@ -1,6 +1,7 @@
 #include "decide.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -16,6 +17,13 @@ constexpr size_t CODE_ROWS = 32;              // updates whose 8192 logits are h
 
 static float softplus(float x) { return x > 20 ? x : log1p_of(exp_of(x)); }
 static float sigmoid(float x) { return 1 / (1 + exp_of(-x)); }
+
+// As in motion.py: of a pixel's colours, whole numbers.
+static bool stands_out(const float* colours, const float* anchor) {
+    float apart = 0;
+    for (int i = 0; i < 3; ++i) apart += std::abs(colours[i] - anchor[i]);
+    return apart > STANDS_OUT;
+}
 
 // Call fn(i) for every x[i] >= least, ascending. Most stretches hold none.
 template <class Fn> static void each_above(const float* x, size_t n, float least, Fn fn) {
@@ -193,7 +201,8 @@ void Decider::mix(const Row& row, const Token& update, const float* query, float
     const int64_t anchor = c.anchor ? row.slot->anchor[update.a] : present;
     float top = std::max(sentinel, ops_.maximum(sum, width));
     if (n_motions) {
-        if (anchor == present) moves[n_motions / 2] = NEVER;  // to stand still is no motion, but may bring back the anchor
+        if (anchor == present) moves[c.still()] = NEVER;
+        if (c.sprites) moves[c.n_vectors() + c.still()] = NEVER;
         top = std::max(top, ops_.maximum(moves, n_motions));
     }
     float total = ops_.exponentials(sum, width, top) + exp_of(sentinel - top);
@@ -206,7 +215,7 @@ void Decider::mix(const Row& row, const Token& update, const float* query, float
     ops_.scale(logits, n_codes, exp_of(sentinel - top) / total / vocabulary);
     for (size_t i = 0; i < width; ++i)
         if (sum[i] > 0) logits[carried(i)] += sum[i] / total;
-    if (n_motions) logits[anchor] += std::exchange(moves[n_motions / 2], 0.0f);
+    if (n_motions) logits[anchor] += std::exchange(moves[c.still()], 0.0f);
 }
 
 int Decider::draw_mixed(const float* codes, const float* moves, int64_t present, uint32_t key) const {
@@ -237,15 +246,21 @@ int Decider::moved_code(const Row& row, int cell, int motion) {
     const Config& c = model_.config;
     const Grammar& g = c.grammar;
     const int side = g.cell_size, size = g.size(), across = 2 * c.max_motion + 1;
-    const int dx = motion % across - c.max_motion, dy = motion / across - c.max_motion;
+    const int vector = motion % c.n_vectors(), dx = vector % across - c.max_motion, dy = vector / across - c.max_motion;
+    const bool sprite = motion >= c.n_vectors();
     const auto wrap = [&](int at) { return (at % size + size) % size; };
+    const auto look = [&](const int64_t* map, int y, int x) {
+        const auto code = static_cast<size_t>(map[y / side * g.map_cells + x / side]);
+        const size_t pixel = (code * static_cast<size_t>(side) + static_cast<size_t>(y % side)) * static_cast<size_t>(side);
+        return model_.patches.data() + (pixel + static_cast<size_t>(x % side)) * 3;
+    };
     float patch[3 * 64], *to = patch;
     for (int i = 0; i < side; ++i)
         for (int j = 0; j < side; ++j, to += 3) {
-            const int y = wrap(cell / g.map_cells * side + i - dy), x = wrap(cell % g.map_cells * side + j - dx);
-            const auto code = static_cast<size_t>(row.slot->codes[y / side * g.map_cells + x / side]);
-            const size_t pixel = (code * static_cast<size_t>(side) + static_cast<size_t>(y % side)) * static_cast<size_t>(side);
-            std::memcpy(to, model_.patches.data() + (pixel + static_cast<size_t>(x % side)) * 3, 3 * sizeof(float));
+            const int own_y = cell / g.map_cells * side + i, own_x = cell % g.map_cells * side + j, y = wrap(own_y - dy), x = wrap(own_x - dx);
+            const float* from = look(row.slot->codes, y, x);
+            if (sprite && !stands_out(from, look(row.slot->anchor, y, x))) from = look(row.slot->anchor, own_y, own_x);
+            std::memcpy(to, from, 3 * sizeof(float));
         }
     ops_.linear(model_.patch_matrix, patch, 1, model_.patch_matrix.k, matches_.data(), bytes_.data());
     size_t best = 0;

@@ -55,10 +55,12 @@ void Forward::embed(const Token& t, float* out) const {
     for (int f : features) add(f);
     if (const int reach = model_.config.max_motion) {
         // What repaints has the motion that no update can have, (0, 0); an action has the camera's.
-        const int across = 2 * reach + 1, motion = t.kind == UPD && g.motion(t) >= 0 ? g.motion(t) : across * across / 2;
+        const int across = 2 * reach + 1, moved = t.kind == UPD ? g.motion(t) : -1, vectors = across * across;
+        const int motion = moved < 0 ? vectors / 2 : moved % vectors;
         add(t.kind == ACT ? scroll_x + t.b % s : motion_x + motion % across);
         add(t.kind == ACT ? scroll_y + t.b / s : motion_x + across + motion / across);
         if (model_.config.anchor) add(motion_x + 2 * across + g.astray(t));
+        if (model_.config.sprites) add(motion_x + 2 * across + 2 + (moved >= vectors));
     }
     if (t.cell()) ops_.add(out, model_.code.data() + static_cast<size_t>(g.code(t)) * d, d);
 }

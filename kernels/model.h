@@ -10,6 +10,7 @@ namespace gamegen {
 
 constexpr size_t REACH = 64;  // latest updates whose paths are followed
 constexpr size_t MOTION = 8;
+constexpr int STANDS_OUT = 30;  // as in motion.py
 constexpr size_t MAX_HEADS = 64;
 constexpr int N_DIRECTIONS = 9;
 
@@ -19,9 +20,12 @@ enum class Precision { FLOAT, INT8, INT4 };
 struct Config {
     Grammar grammar;
     size_t n_layers, d_model, n_heads, n_kv_heads, d_ff, window;
-    bool pointer, ballistics, anchor;
+    bool pointer, ballistics, anchor, sprites;
     int32_t max_motion;  // 0: updates only repaint
-    GAMEGEN_HD size_t n_motions() const { return max_motion ? static_cast<size_t>((2 * max_motion + 1) * (2 * max_motion + 1)) : 0; }
+    GAMEGEN_HD int32_t n_vectors() const { return max_motion ? (2 * max_motion + 1) * (2 * max_motion + 1) : 0; }
+    // With sprites every motion comes twice: of all that is there, then of what stands out from the anchor.
+    GAMEGEN_HD size_t n_motions() const { return static_cast<size_t>(n_vectors()) * (sprites ? 2 : 1); }
+    GAMEGEN_HD int32_t still() const { return n_vectors() / 2; }  // (0, 0), which is no motion, but may bring back the anchor
     size_t group() const { return n_heads / n_kv_heads; }
     size_t max_step_tokens() const { return static_cast<size_t>(grammar.n_cells()) + 3; }
 };

@@ -151,7 +151,7 @@ def test_the_anchor_takes_the_place_of_no_motion() -> None:
     sentinel, codes = torch.zeros(2), torch.tensor([1, 5, 1])
     moves[1, 4] = -torch.inf  # the second cell shows its anchor
     anchor = torch.tensor([5, 2])
-    p = mixture(vocabulary, sentinel, copied, codes, moves, anchor).exp()
+    p = mixture(vocabulary, sentinel, copied, codes, moves, anchor, 4).exp()
     w = torch.cat([sentinel[:, None], copied, moves], 1).softmax(1)
     expected = w[:, :1] * vocabulary.softmax(1)
     for token, code in enumerate(codes):
@@ -165,7 +165,7 @@ def test_the_anchor_takes_the_place_of_no_motion() -> None:
         none = torch.full((2,), -1)
         log_p = vocabulary.log_softmax(1)[:, target]
         torch.testing.assert_close(
-            mixture_at(log_p, sentinel, copied, codes, moves, anchor, at, none).exp(), p[:, target]
+            mixture_at(log_p, sentinel, copied, codes, moves, anchor, 4, at, none).exp(), p[:, target]
         )
 
 

@@ -91,17 +91,19 @@ def test_one_kernel_decodes_a_whole_step(
     play_both(native, cuda, 5)
 
 
+@pytest.mark.parametrize("sprites", [False, True])
 @pytest.mark.parametrize(
     ("slots", "turns", "precision", "temperature"),
     [(1, "persistent", "int8", 1.0), (3, "device", "int4", 0.0), (9, "host", "int8", 1.0)],
 )
 def test_updates_move_the_picture_as_natively(
-    simt: Any, small_map_config: ModelConfig, slots: int, turns: str, precision: str, temperature: float
+    simt: Any, small_map_config: ModelConfig, slots: int, turns: str, precision: str, temperature: float, sprites: bool
 ) -> None:
     """Motions, and the codes that look like what they bring; some patches are there twice: the lower code wins."""
     simt.seed(slots)
-    stream = dataclasses.replace(small_map_config.stream, max_motion=3)
-    config = dataclasses.replace(small_map_config, stream=stream)
+    stream = dataclasses.replace(small_map_config.stream, max_motion=3, sprites=sprites)
+    transformer = dataclasses.replace(small_map_config.transformer, anchor=sprites)
+    config = dataclasses.replace(small_map_config, stream=stream, transformer=transformer)
     weights = random_model(config, end_bias=2.0 if temperature else 0.0)[1]
     assert weights.motion_head is not None
     with torch.no_grad():
@@ -110,6 +112,7 @@ def test_updates_move_the_picture_as_natively(
     rng = np.random.default_rng(0)
     patches = rng.integers(0, 256, (64, 4, 4, 3)).astype(np.uint8)
     patches[40:] = patches[:24]
+    patches[:8] = 100 + patches[:8] // 16  # pixels that do not stand out from each other
     options = {"precision": precision, "temperature": temperature, "patches": patches}
     native = NativeEngine(config, weights, slots, threads=1, **options)  # type: ignore[arg-type]
     cuda = CudaEngine(config, weights, slots, turns=turns, emulate=True, **options)  # type: ignore[arg-type]

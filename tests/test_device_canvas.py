@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("simt")
 SLOTS = 3
 
 
-@pytest.fixture(scope="module", params=["small", "odd", "moving"])
+@pytest.fixture(scope="module", params=["small", "odd", "moving", "sprites"])
 def config(request: pytest.FixtureRequest) -> ModelConfig:
     """Few codes, so that memory, plain colours and the decoder all have their turn; sizes that fit nothing; motions."""
     if request.param == "small":
@@ -30,11 +30,13 @@ def config(request: pytest.FixtureRequest) -> ModelConfig:
         stream = StreamConfig(view_cells=4, max_scroll=2)
     else:
         sizes = TokenizerConfig(codebook_size=33, code_dim=5, d_hidden=67, cell_size=3)
-        reach = 3 if request.param == "moving" else 0
-        stream = StreamConfig(view_cells=5, max_scroll=3, memory_per_cell=2, max_motion=reach)
+        sprites = request.param == "sprites"
+        reach = 3 if sprites or request.param == "moving" else 0
+        stream = StreamConfig(view_cells=5, max_scroll=3, memory_per_cell=2, max_motion=reach, sprites=sprites)
     transformer = TransformerConfig(
-        n_layers=1, d_model=32, n_heads=2, n_kv_heads=1, d_ff=64, window=96, pointer=stream.max_motion > 0
-    )
+        n_layers=1, d_model=32, n_heads=2, n_kv_heads=1, d_ff=64, window=96, pointer=stream.max_motion > 0,
+        anchor=stream.sprites,
+    )  # fmt: skip
     return ModelConfig(name="canvas", tokenizer=sizes, stream=stream, transformer=transformer)
 
 

@@ -122,7 +122,7 @@ def test_what_moves_comes_from_where_the_motion_points_back_to(small: ModelConfi
         for motion in (0, 5, 48):
             dx, dy = motions.vectors[motion]
             assert (dx, dy) == (motion % 7 - 3, motion // 7 - 3)
-            moved = motions.moved_pixels(pixels, np.array([1]), np.array([cell]), np.array([motion]))[0]
+            moved = motions.moved_pixels(pixels, pixels, np.array([1]), np.array([cell]), np.array([motion]))[0]
             y, x = cell // 5 * 4, cell % 5 * 4
             for i in range(4):
                 for j in range(4):
@@ -133,10 +133,10 @@ def test_the_code_of_what_moved_looks_most_like_it(small: ModelConfig, patches: 
     motions = Motions(small, patches)
     rng = np.random.default_rng(2)
     maps, cells, chosen = rng.integers(0, 64, (40, 25)), rng.integers(0, 25, 40), rng.integers(0, 49, 40)
-    codes = motions.moved_codes(maps, cells, chosen)
+    codes = motions.moved_codes(maps, maps, cells, chosen)
     for tile_map, cell, motion, code in zip(maps, cells, chosen, codes, strict=True):
         shown = patches[tile_map].reshape(5, 5, 4, 4, 3).swapaxes(1, 2).reshape(1, 20, 20, 3)
-        there = motions.moved_pixels(shown, np.array([0]), np.array([cell]), np.array([motion]))[0]
+        there = motions.moved_pixels(shown, shown, np.array([0]), np.array([cell]), np.array([motion]))[0]
         distance = np.square(patches.astype(int) - there).sum((1, 2, 3))
         assert code == distance.argmin()
 
@@ -147,12 +147,12 @@ def test_errors_are_least_for_the_motion_that_brought_a_patch(small: ModelConfig
     pixels = rng.integers(0, 256, (3, 20, 20, 3)).astype(np.uint8)
     slots, cells = rng.integers(0, 3, 30), rng.integers(0, 25, 30)
     chosen = rng.choice(np.delete(np.arange(49), motions.stay), 30)
-    wanted = motions.moved_pixels(pixels, slots, cells, chosen)
-    error = motions.errors(pixels, slots, cells, wanted)
+    wanted = motions.moved_pixels(pixels, pixels, slots, cells, chosen)
+    error = motions.errors(pixels, pixels, slots, cells, wanted)
     assert error.shape == (30, 49)
     assert np.array_equal(error.argmin(1), chosen)
     assert (error[np.arange(30), chosen] == 0).all()
-    there = motions.moved_pixels(pixels, slots, cells, np.full(30, 5)).astype(float)
+    there = motions.moved_pixels(pixels, pixels, slots, cells, np.full(30, 5)).astype(float)
     assert np.allclose(error[:, 5], np.square(there - wanted).mean((1, 2, 3)), rtol=1e-4)
 
 

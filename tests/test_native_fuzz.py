@@ -23,9 +23,11 @@ ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "30"))
 def random_config(base: ModelConfig, rng: np.random.Generator) -> ModelConfig:
     kv_heads = int(rng.choice([1, 2, 3]))
     pointer, motion = bool(rng.integers(2)), int(rng.integers(3))
+    moves, anchor = pointer and motion > 0, bool(rng.integers(2))
     stream = StreamConfig(
-        view_cells=int(rng.integers(1, 6)), max_scroll=int(rng.integers(1, 4)), max_motion=motion if pointer else 0
-    )
+        view_cells=int(rng.integers(1, 6)), max_scroll=int(rng.integers(1, 4)), max_motion=motion * moves,
+        sprites=moves and anchor and bool(rng.integers(2)),
+    )  # fmt: skip
     least = stream.n_cells + stream.max_step_tokens + 1
     return dataclasses.replace(
         base,
@@ -39,7 +41,7 @@ def random_config(base: ModelConfig, rng: np.random.Generator) -> ModelConfig:
             window=least + int(rng.integers(0, 80)),
             pointer=pointer,
             ballistics=bool(rng.integers(2)),
-            anchor=stream.max_motion > 0 and bool(rng.integers(2)),
+            anchor=moves and anchor,
         ),
     )
 

@@ -24,7 +24,9 @@ def test_mixture_adds_up_what_carries_the_same_code() -> None:
     w = torch.tensor([0.5, 1.0, 3.0, 2.0]).softmax(0)
     p = vocabulary[0].softmax(0)
     expected = torch.stack([w[0] * p[0] + w[1] + w[2], w[0] * p[1], torch.tensor(0.0), w[0] * p[3] + w[3]])
-    got = mixture(vocabulary, sentinel, copied, torch.tensor([0, 1, 0, 3]), torch.zeros(1, 0), torch.tensor([0])).exp()
+    got = mixture(
+        vocabulary, sentinel, copied, torch.tensor([0, 1, 0, 3]), torch.zeros(1, 0), torch.tensor([0]), 0
+    ).exp()
     torch.testing.assert_close(got[0], expected, atol=1e-6, rtol=0)
     assert float(got.sum()) == pytest.approx(1)
 
@@ -33,7 +35,7 @@ def test_where_nothing_can_be_copied_the_vocabulary_decides() -> None:
     vocabulary = torch.randn(3, 9, generator=torch.Generator().manual_seed(0))
     got = mixture(
         vocabulary, torch.zeros(3), torch.full((3, 5), -torch.inf), torch.zeros(5, dtype=torch.long), torch.zeros(3, 0),
-        torch.zeros(3, dtype=torch.long),
+        torch.zeros(3, dtype=torch.long), 0,
     )  # fmt: skip
     torch.testing.assert_close(got, vocabulary.log_softmax(1), atol=1e-6, rtol=0)
 

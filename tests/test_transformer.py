@@ -68,10 +68,12 @@ def test_hidden_states_forget_what_leaves_the_window(small_map_config: ModelConf
     torch.testing.assert_close(after[0, reach + 1 :], hidden[0, reach + 1 :], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("max_motion", [0, 2])
-def test_every_field_of_a_token_reaches_its_embedding(small_map_config: ModelConfig, max_motion: int) -> None:
-    stream = dataclasses.replace(small_map_config.stream, max_motion=max_motion)
-    transformer = dataclasses.replace(small_map_config.transformer, pointer=True)
+@pytest.mark.parametrize(("max_motion", "sprites"), [(0, False), (2, False), (2, True)])
+def test_every_field_of_a_token_reaches_its_embedding(
+    small_map_config: ModelConfig, max_motion: int, sprites: bool
+) -> None:
+    stream = dataclasses.replace(small_map_config.stream, max_motion=max_motion, sprites=sprites)
+    transformer = dataclasses.replace(small_map_config.transformer, pointer=True, anchor=sprites)
     model = random_model(dataclasses.replace(small_map_config, stream=stream, transformer=transformer))[1]
     # kind -> columns that mean something (time is the rotary embedding's). Models without motions know no camera.
     act = (1, 2, 3, 4) if max_motion else (1, 3, 4)
@@ -82,6 +84,10 @@ def test_every_field_of_a_token_reaches_its_embedding(small_map_config: ModelCon
             other = row.clone()
             other[0, column] += 1
             assert torch.equal(model.embed(row), model.embed(other)) == (column not in used), (kind, column)
+    if sprites:  # of the same motion
+        move, codes, n = 7, model.config.tokenizer.codebook_size, stream.n_vectors
+        rows = torch.tensor([[UPD, 1, codes * (1 + motion), 4, 8, 3] for motion in (move, move + n)])
+        assert not torch.equal(*model.embed(rows))
 
 
 def test_features_stay_inside_the_table(small_map_config: ModelConfig) -> None:
@@ -148,6 +154,7 @@ def test_parameters_all_learn(small_map_config: ModelConfig) -> None:
             codes,
             model.motion_logits(query, torch.tensor([False])),
             torch.tensor([0]),
+            0,
         )
         .square()
         .sum()

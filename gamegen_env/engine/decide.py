@@ -118,13 +118,17 @@ class Decoding:
                 copied, held = recall(copy_query, update)
                 copied = copied.masked_fill((held < 0) | (held == present[:, None]), -torch.inf)
                 moves = model.motion_logits(query, anchor != present)
-                code_logits = mixture(code_logits, sentinel, copied, held.clamp_min(0), moves, anchor)
+                code_logits = mixture(
+                    code_logits, sentinel, copied, held.clamp_min(0), moves, anchor, grammar.n_vectors // 2
+                )
                 code_logits = code_logits.scatter(1, present[:, None], -torch.inf)
             drawn = draw(code_logits, sampling.CODE)
             motion = np.where(drawn < grammar.n_codes, -1, drawn - grammar.n_codes)
             moved = (updating & (motion >= 0)).nonzero()[0]
             if len(moved) and self.motions is not None:
-                drawn[moved] = self.motions.moved_codes(self.before[moved], cells[moved], motion[moved])
+                drawn[moved] = self.motions.moved_codes(
+                    self.before[moved], self.anchor[moved], cells[moved], motion[moved]
+                )
             content = grammar.contents(drawn, motion)
             for row in updating.nonzero()[0]:
                 token[row, :3] = UPD, cells[row], content[row]

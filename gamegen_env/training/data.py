@@ -81,7 +81,7 @@ def load_streams(
     fingerprint = tokenizer_fingerprint(tokenizer)
     kind = f"{fingerprint}-rules{RULES_VERSION}-tolerance{config.stream.tolerance:g}-errors{error_rate:g}"
     if config.stream.max_motion:
-        kind += f"-motion{config.stream.max_motion}"
+        kind += f"-motion{config.stream.max_motion}" + "-sprites" * config.stream.sprites
     folders = {folder.name: folder for folder in game_folders(data, split)}
     unknown = sorted(set(games or ()) - set(folders))
     if unknown:

@@ -60,12 +60,13 @@ def predict(model: Transformer, batch: Batch, kv_noise: KVTransform | None = Non
     """Run a batch under its true histories."""
     read = _read(model, batch, kv_noise, DEFINITIONS)
     present, anchor = torch.from_numpy(batch.present), torch.from_numpy(batch.anchor)
+    still = model.config.stream.n_vectors // 2
     # As the sampler does: an update never repeats the code that is there.
     code = model.vocabulary_logits(read.query).float().scatter(1, present[:, None], FORBIDDEN)
     if model.pointer is not None:
         code = torch.cat(
             [
-                mixture(code[mine], sentinel, copied, codes, moves, anchor[mine])
+                mixture(code[mine], sentinel, copied, codes, moves, anchor[mine], still)
                 for mine, sentinel, copied, codes, moves in recollections(model, model.pointer, batch, read)
             ]
         )
@@ -113,11 +114,12 @@ def losses(
     read = _read(model, batch, kv_noise, kernels)
     targets = (batch.present, batch.code, batch.motion, batch.anchor)
     present, code, motion, anchor = (torch.from_numpy(x) for x in targets)
+    still = model.config.stream.n_vectors // 2
     log_p = kernels.likelihood(read.query, model.code.weight, present, code)
     if model.pointer is not None:
         log_p = torch.cat(
             [
-                mixture_at(log_p[mine], sentinel, copied, codes, moves, anchor[mine], code[mine], motion[mine])
+                mixture_at(log_p[mine], sentinel, copied, codes, moves, anchor[mine], still, code[mine], motion[mine])
                 for mine, sentinel, copied, codes, moves in recollections(model, model.pointer, batch, read)
             ]
         )

@@ -18,16 +18,20 @@ SILENT = ("out.weight", "down.weight")  # what a block adds to the stream ends i
 
 
 def start_from(model: Transformer, source: Transformer, name: str) -> None:
-    """Give a model the weights of another one; either may lack the pointer, ballistic attention, motions and anchors.
+    """Give a model the weights of another one; either may lack modules, motions, anchors and sprites.
 
     Args:   source: with as many blocks, or fewer; name: of it, for errors.
     Raises: ValueError if they differ in anything else.
     """
     weights, own = deepened(source.state_dict(), model.config.transformer.n_layers), model.state_dict()
     small, mine = weights["small.weight"], own["small.weight"]
-    # Motions, then anchors, are the last rows; new ones begin small, so that the model begins as the other one.
+    # Motions, anchors, then sprites are the last rows; new ones begin small, so that the model begins as the other one.
     if small.shape[1] == mine.shape[1]:
         weights["small.weight"] = torch.cat([small, mine[len(small) :] * 0.1])[: len(mine)]
+    # What stands out moves as all did.
+    for key in ("motion_head.weight", "motion_head.bias"):
+        if key in weights and key in own and 2 * len(weights[key]) == len(own[key]):
+            weights[key] = torch.cat([weights[key]] * 2)
     modules = ("pointer.", "ballistics.", "motion_head.")
     differ = sorted(
         k for k in weights.keys() | own.keys()

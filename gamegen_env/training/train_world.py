@@ -136,6 +136,10 @@ def main(argv: list[str] | None = None) -> None:
         help="let updates move the picture by up to so many pixels (preset)",
     )  # fmt: skip
     parser.add_argument(
+        "--sprites", action=argparse.BooleanOptionalAction, default=None,
+        help="let updates move what stands out from the anchor alone (preset)",
+    )  # fmt: skip
+    parser.add_argument(
         "--shared",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -209,7 +213,8 @@ def main(argv: list[str] | None = None) -> None:
     config = dataclasses.replace(PRESETS[args.preset], tokenizer=tokenizer.config)
     names = ("n_layers", "pointer", "ballistics", "anchor")
     switches = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    stream = config.stream if args.motion is None else dataclasses.replace(config.stream, max_motion=args.motion)
+    moves = {"max_motion": args.motion, "sprites": args.sprites}
+    stream = dataclasses.replace(config.stream, **{k: v for k, v in moves.items() if v is not None})
     transformer = dataclasses.replace(config.transformer, **switches)
     config = dataclasses.replace(config, stream=stream, transformer=transformer)
     run = Run(args.out, {**vars(args), "processes": world, "model": dataclasses.asdict(config)})

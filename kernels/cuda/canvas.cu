@@ -53,6 +53,7 @@ struct Canvas::Parts {
         v.slot_of = memory.zeros<int32_t>(n * cells);
         v.old_codes = memory.zeros<int32_t>(n * cells);
         v.colours = memory.zeros<int32_t>(n * cells);
+        if (s.sprites) v.anchors = memory.zeros<uint8_t>(n * cells * d.values());
         v.moved = memory.zeros<uint8_t>(s.max_motion ? n * cells * d.values() : 0);
         v.codebook = memory.copy(d.codebook);
         v.from_code = upload(memory, d.from_code);
@@ -72,6 +73,7 @@ struct Canvas::Parts {
         part(v.memory_codes, state.memory_codes, cells * m);
         part(v.memory_pixels, state.memory_pixels, cells * m * values);
         part(v.memory_next, state.memory_next, cells);
+        if (shape.sprites) part(v.anchors, state.anchors, cells * values);
     }
 
     // One copy to the device for all numbers of a step.
@@ -116,6 +118,7 @@ void Canvas::apply(const std::vector<int32_t>& slots, const std::vector<int32_t>
     p.send(slots, scrolls, ptr, cells, codes, motions);
     LAUNCH(p.stream, renew, static_cast<unsigned>(slots.size()), PAINT_THREADS, p.v);
     if (!cells.empty()) LAUNCH(p.stream, repaint, static_cast<unsigned>(cells.size()), PAINT_THREADS, p.v);
+    if (p.shape.sprites) LAUNCH(p.stream, drop_anchors, static_cast<unsigned>(slots.size()), PAINT_THREADS, p.v);
     p.draw(slots.size());
 }
 

@@ -16,7 +16,7 @@ struct CanvasView {
     int code_dim, hidden;
     // per slot; as CanvasState
     int32_t *codes, *origin, *memory_codes, *memory_next;
-    uint8_t *pixels, *original, *memory_pixels, *observations;
+    uint8_t *pixels, *original, *memory_pixels, *anchors, *observations;  // anchors: null without sprites
     // of the step
     const int32_t *slots, *scrolls, *ptr, *cells, *new_codes, *motions;
     int32_t *slot_of, *old_codes, *colours;  // per update
@@ -35,9 +35,16 @@ DEVICE size_t value_at(const CanvasView& v, int slot, int cell, int i) {
 
 // Value i of a cell that a motion brings there: as motion.py has it, the pixel that far away.
 DEVICE uint8_t moved_value(const CanvasView& v, int slot, int cell, int motion, int i) {
-    const int across = 2 * v.max_motion + 1, c = v.cell_size;
-    const int y = cell / v.map_cells * c + i / (c * 3) - (motion / across - v.max_motion), x = cell % v.map_cells * c + i / 3 % c - (motion % across - v.max_motion);
-    return v.pixels[((static_cast<size_t>(slot) * v.size + (y + v.size) % v.size) * v.size + (x + v.size) % v.size) * 3 + i % 3];
+    const int across = 2 * v.max_motion + 1, vectors = across * across, vector = motion % vectors, c = v.cell_size;
+    const int y = cell / v.map_cells * c + i / (c * 3) - (vector / across - v.max_motion), x = cell % v.map_cells * c + i / 3 % c - (vector % across - v.max_motion);
+    const size_t from = ((static_cast<size_t>(slot) * v.size + (y + v.size) % v.size) * v.size + (x + v.size) % v.size) * 3;
+    if (motion < vectors) return v.pixels[from + i % 3];
+    int apart = 0;  // of the pixel from its anchor: what stands out moves, and elsewhere the anchor shows
+    for (int k = 0; k < 3; ++k) {
+        const int by = v.pixels[from + k] - v.anchors[from + k];
+        apart += by < 0 ? -by : by;
+    }
+    return apart > STANDS_OUT ? v.pixels[from + i % 3] : v.anchors[value_at(v, slot, cell, i)];
 }
 
 // The view moves; what moves is copied before anything is painted; each update finds the first cell of the slot's true picture that has its code, and that cell's colour if
@@ -147,6 +154,25 @@ KERNEL repaint(CanvasView v) {
     if (true_before) memory[entry] = old;
     if (true_before && stands < 0) v.memory_next[at] = (next + 1) % v.memory;
     v.original[at] = known >= 0 && !moves;
+}
+
+// Is all of a row or column of cells on screen, the view beginning at `origin` on this axis?
+DEVICE bool whole(const CanvasView& v, int line, int origin) { return (line * v.cell_size - origin + v.size) % v.size <= v.frame - v.cell_size; }
+
+// What came on screen in full is its cells' anchor. A block per slot of the step.
+KERNEL drop_anchors(CanvasView v) {
+    const int i = static_cast<int>(block_index()), slot = v.slots[i], dx = v.scrolls[2 * i], dy = v.scrolls[2 * i + 1];
+    if (!dx && !dy) return;
+    const int x = v.origin[2 * slot], y = v.origin[2 * slot + 1];
+    const int before_x = ((x - dx) % v.size + v.size) % v.size, before_y = ((y - dy) % v.size + v.size) % v.size;
+    for (int cell = 0; cell < v.n_cells(); ++cell) {
+        const int row = cell / v.map_cells, column = cell % v.map_cells;
+        if (!whole(v, row, y) || !whole(v, column, x) || (whole(v, row, before_y) && whole(v, column, before_x))) continue;
+        for (int k = static_cast<int>(thread_index()); k < v.values; k += static_cast<int>(block_size())) {
+            const size_t at = value_at(v, slot, cell, k);
+            v.anchors[at] = v.pixels[at];
+        }
+    }
 }
 
 // What the slots of the step show. Grid (slots, rows of the frame).

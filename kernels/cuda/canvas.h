@@ -17,10 +17,12 @@ struct CanvasState {
     std::vector<int32_t> memory_codes;    // (M * M, m)
     std::vector<uint8_t> memory_pixels;   // (M * M, m, c, c, 3)
     std::vector<int32_t> memory_next;     // (M * M)
+    std::vector<uint8_t> anchors;         // as pixels; with sprites alone
 };
 
 struct CanvasShape {
     size_t slots, map_cells, view_cells, memory_per_cell, max_motion;
+    bool sprites;
 };
 
 class Canvas {

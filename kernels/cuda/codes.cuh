@@ -27,17 +27,34 @@ KERNEL describe(View w) {
 
 constexpr int WIDEST_PATCH = 3 * 8 * 8;
 
+// As in motion.py: of a pixel's colours.
+DEVICE bool stands_out(const View& w, size_t pixel, size_t anchor) {
+    int apart = 0;
+    for (int i = 0; i < 3; ++i) {
+        const int by = w.patches[pixel + i] - w.patches[anchor + i];
+        apart += by < 0 ? -by : by;
+    }
+    return apart > STANDS_OUT;
+}
+
 // The code that looks most like what a cell's surroundings, before the step, show where a motion brings them; the lowest of
 // equals. By the whole block.
 DEVICE int moved_code(const View& w, int slot, int cell, int motion, SHARED_ARRAY(float, box), SHARED_ARRAY(int, who)) {
     SHARED(int, patch, WIDEST_PATCH);
     const Grammar& g = w.config.grammar;
     const int side = g.cell_size, size = g.size(), values = 3 * side * side, reach = w.config.max_motion, across = 2 * reach + 1;
-    const int dx = motion % across - reach, dy = motion / across - reach, thread = static_cast<int>(thread_index());
+    const int vectors = across * across, vector = motion % vectors, dx = vector % across - reach, dy = vector / across - reach, thread = static_cast<int>(thread_index());
+    // Where the first colour of a torus pixel's look lies.
+    const auto look = [&](const int32_t* maps, int y, int x) {
+        const int code = maps[slot * g.n_cells() + y / side * g.map_cells + x / side];
+        return ((static_cast<size_t>(code) * side + y % side) * side + x % side) * 3;
+    };
     for (int i = thread; i < values; i += static_cast<int>(block_size())) {
-        const int y = (cell / g.map_cells * side + i / (3 * side) - dy + size) % size, x = (cell % g.map_cells * side + i / 3 % side - dx + size) % size;
-        const int code = w.codes[slot * g.n_cells() + y / side * g.map_cells + x / side];
-        patch[i] = w.patches[((static_cast<size_t>(code) * side + y % side) * side + x % side) * 3 + i % 3];
+        const int own_y = cell / g.map_cells * side + i / (3 * side), own_x = cell % g.map_cells * side + i / 3 % side;
+        const int y = (own_y - dy + size) % size, x = (own_x - dx + size) % size;
+        size_t from = look(w.codes, y, x);
+        if (motion >= vectors && !stands_out(w, from, look(w.anchor, y, x))) from = look(w.anchor, own_y, own_x);
+        patch[i] = w.patches[from + i % 3];
     }
     block_sync();
     float best = LOWEST;
@@ -121,8 +138,8 @@ DEVICE void draw_code_row(const View& w, int number) {
     const float sentinel = sentinels[0], largest = block_maximum(sum, width, box);
     float top = sentinel < largest ? largest : sentinel;
     if (n_motions) {
-        // To stand still is no motion, but may bring back the anchor.
-        if (thread == 0 && anchor == present) moves[n_motions / 2] = LOWEST;
+        if (thread == 0 && anchor == present) moves[c.still()] = LOWEST;
+        if (thread == 0 && c.sprites) moves[c.n_vectors() + c.still()] = LOWEST;
         block_sync();
         const float farthest = block_maximum(moves, n_motions, box);
         top = top < farthest ? farthest : top;
@@ -143,8 +160,8 @@ DEVICE void draw_code_row(const View& w, int number) {
         if (code >= 0 && code % threads == thread && sum[i] > 0) logits[code] += sum[i] / total;
     }
     if (n_motions && anchor % threads == thread) {
-        logits[anchor] += moves[n_motions / 2];
-        moves[n_motions / 2] = 0;
+        logits[anchor] += moves[c.still()];
+        moves[c.still()] = 0;
     }
     block_sync();
     const float best_code = block_maximum(logits, n_codes, box), best_move = block_maximum(moves, n_motions, box);

@@ -263,7 +263,7 @@ DEVICE void embed_row(const View& w, int row) {
         features[2] = t.kind == ACT ? button + t.a / N_DIRECTIONS : t.kind == SCROLL ? scroll + s + t.b : reward + 3 + t.b;
     }
     // What repaints has the motion that no update can have, (0, 0); an action has the camera's.
-    const int reach = w.config.max_motion, across = 2 * reach + 1, moved = t.kind == UPD && g.motion(t) >= 0 ? g.motion(t) : across * across / 2;
+    const int reach = w.config.max_motion, across = 2 * reach + 1, vectors = across * across, motion_of = t.kind == UPD ? g.motion(t) : -1, moved = motion_of < 0 ? vectors / 2 : motion_of % vectors;
     const int thread = static_cast<int>(thread_index());
     for (int i = thread; i < d; i += static_cast<int>(block_size())) {
         float sum = 0;
@@ -273,6 +273,7 @@ DEVICE void embed_row(const View& w, int row) {
             add(t.kind == ACT ? scroll + t.b % s : motion + moved % across);
             add(t.kind == ACT ? scroll + s + t.b / s : motion + across + moved / across);
             if (w.config.anchor) add(motion + 2 * across + g.astray(t));
+            if (w.config.sprites) add(motion + 2 * across + 2 + (motion_of >= vectors));
         }
         if (t.cell()) sum += w.code[static_cast<size_t>(g.code(t)) * d + i];
         w.x[row * d + i] = sum;

@@ -18,14 +18,15 @@ using Frames = nb::ndarray<nb::array_api, uint8_t, nb::c_contig, OnDevice>;
 class CanvasBinding {
 public:
     CanvasBinding(const nb::dict& weights, size_t cell_size, size_t slots, size_t map_cells, size_t view_cells, size_t memory_per_cell,
-                  size_t max_motion) {
+                  size_t max_motion, bool sprites) {
         expect(slots > 0 && slots <= 4096, "slots: expected 1 to 4096, got " + std::to_string(slots));
         expect(map_cells > 1 && map_cells <= 32 && view_cells == map_cells - 1, "map_cells: expected 2 to 32, and view_cells one less");
         expect(memory_per_cell > 0 && memory_per_cell <= 64, "memory_per_cell: expected 1 to 64");
         expect(max_motion < map_cells * cell_size, "max_motion: expected less than the map's pixels");
+        expect(max_motion || !sprites, "sprites: expected False with max_motion 0, got True");
         const CellDecoder decoder = read_decoder(weights, cell_size);
         n_codes_ = decoder.n_codes;
-        canvas_ = std::make_shared<Canvas>(decoder, CanvasShape{slots, map_cells, view_cells, memory_per_cell, max_motion});
+        canvas_ = std::make_shared<Canvas>(decoder, CanvasShape{slots, map_cells, view_cells, memory_per_cell, max_motion, sprites});
     }
     void apply(const ConstInts& slots, const ConstInts& scrolls, const ConstInts& ptr, const ConstInts& cells, const ConstInts& codes,
                const ConstInts& motions) {
@@ -35,7 +36,7 @@ public:
         expect_shape(ptr, "ptr", {n + 1});
         expect_shape(codes, "codes", {updates});
         expect_shape(motions, "motions", {updates});
-        const auto reach = static_cast<int64_t>(canvas_->shape().max_motion), n_motions = reach ? (2 * reach + 1) * (2 * reach + 1) : 0;
+        const auto reach = static_cast<int64_t>(canvas_->shape().max_motion), n_motions = reach ? (2 * reach + 1) * (2 * reach + 1) * (canvas_->shape().sprites ? 2 : 1) : 0;
         expect(ptr.data()[0] == 0 && ptr.data()[n] == static_cast<int64_t>(updates), "ptr: expected 0 to the number of cells");
         std::vector<bool> seen;
         for (size_t i = 0; i < n; ++i) {
@@ -63,6 +64,7 @@ public:
         state["memory_codes"] = lend(std::move(s.memory_codes), {cells, m});
         state["memory_pixels"] = lend(std::move(s.memory_pixels), {cells, m, c, c, 3});
         state["memory_next"] = lend(std::move(s.memory_next), {cells});
+        if (canvas_->shape().sprites) state["anchors"] = lend(std::move(s.anchors), {size, size, 3});
         return state;
     }
     void load(size_t slot, const nb::dict& state) {
@@ -71,7 +73,8 @@ public:
         const CanvasState s{get<int32_t>(state, "codes", {cells}),          get<uint8_t>(state, "pixels", {size, size, 3}),
                             get<uint8_t>(state, "original", {cells}),       get<int32_t>(state, "origin", {2}),
                             get<int32_t>(state, "memory_codes", {cells, m}), get<uint8_t>(state, "memory_pixels", {cells, m, c, c, 3}),
-                            get<int32_t>(state, "memory_next", {cells})};
+                            get<int32_t>(state, "memory_next", {cells}),
+                            canvas_->shape().sprites ? get<uint8_t>(state, "anchors", {size, size, 3}) : std::vector<uint8_t>{}};
         const auto within = [](const char* name, const std::vector<int32_t>& numbers, int64_t least, size_t limit) {
             for (int32_t x : numbers)
                 expect(x >= least && x < static_cast<int64_t>(limit), std::string("state['") + name + "']: expected " + std::to_string(least) +
@@ -125,8 +128,8 @@ private:
 
 void bind_canvas(nb::module_& m) {
     nb::class_<CanvasBinding>(m, "Canvas")
-        .def(nb::init<const nb::dict&, size_t, size_t, size_t, size_t, size_t, size_t>(), nb::arg("weights"), nb::arg("cell_size"), nb::arg("slots"),
-             nb::arg("map_cells"), nb::arg("view_cells"), nb::arg("memory_per_cell"), nb::arg("max_motion"))
+        .def(nb::init<const nb::dict&, size_t, size_t, size_t, size_t, size_t, size_t, bool>(), nb::arg("weights"), nb::arg("cell_size"), nb::arg("slots"),
+             nb::arg("map_cells"), nb::arg("view_cells"), nb::arg("memory_per_cell"), nb::arg("max_motion"), nb::arg("sprites"))
         .def("apply", &CanvasBinding::apply)
         .def("save", &CanvasBinding::save)
         .def("load", &CanvasBinding::load)
