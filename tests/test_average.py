@@ -56,6 +56,28 @@ def test_a_model_without_anchors_counts_for_all_but_them(small_map_config: Model
         average.average([tmp_path / "plain", tmp_path / "anchored"])
 
 
+def test_a_model_without_sprites_counts_for_all_but_them(small_map_config: ModelConfig, tmp_path: Path) -> None:
+    moving = dataclasses.replace(
+        small_map_config,
+        stream=dataclasses.replace(small_map_config.stream, max_motion=2),
+        transformer=dataclasses.replace(small_map_config.transformer, anchor=True),
+    )
+    sprites = dataclasses.replace(moving, stream=dataclasses.replace(moving.stream, sprites=True))
+    models = {"plain": random_model(moving), "sprites": random_model(sprites)}
+    for name, config in (("plain", moving), ("sprites", sprites)):
+        save_checkpoint(tmp_path / name, config, *models[name])
+    mean = average.average([tmp_path / "sprites", tmp_path / "plain"])
+    assert mean.config == sprites
+    got, one, other = mean.transformer.state_dict(), *(models[n][1].state_dict() for n in ("sprites", "plain"))
+    for name in got:
+        expected = one[name].clone()
+        known = (slice(len(other[name])),) if expected.ndim else ()  # rows of sprites are the last
+        expected[known] = (expected[known] + other[name]) / 2
+        torch.testing.assert_close(got[name], expected, rtol=2e-3, atol=1e-4)  # fp16
+    with pytest.raises(ValueError, match="sprites: expected the configuration of"):
+        average.average([tmp_path / "plain", tmp_path / "sprites"])
+
+
 def test_a_model_with_fewer_blocks_counts_as_the_deeper_one_that_begins_from_it(
     small_map_config: ModelConfig, tmp_path: Path
 ) -> None:

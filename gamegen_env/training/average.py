@@ -28,8 +28,8 @@ from gamegen_env.training.start import deepened
 def average(models: Sequence[str | Path]) -> Checkpoint:
     """Return the first model with the mean of all models' weights, and no fingerprint: saved, it has one.
 
-    Args:   models: at least two, names or folders. Where the first has anchors, one may lack them: they are then
-            the mean of the others'. One may have fewer blocks, as the model that a deeper one began from (`start.py`).
+    Args:   models: at least two, names or folders. Where the first has anchors or sprites, one may lack them: they
+            are then the mean of the others'. One may have fewer blocks, as what a deeper one began from (`start.py`).
     Raises: ValueError on fewer, or one of another configuration or tokenizer than the first.
     """
     if len(models) < 2:
@@ -48,11 +48,14 @@ def average(models: Sequence[str | Path]) -> Checkpoint:
 
 
 def _completed(config: ModelConfig, first: ModelConfig) -> ModelConfig:
-    """Return what a configuration is with the anchors and the blocks of the first, where it lacks them."""
-    t = config.transformer
+    """Return what a configuration is with the anchors, sprites and blocks of the first, where it lacks them."""
+    t, s = config.transformer, config.stream
     anchor = t.anchor or (first.transformer.anchor and bool(config.stream.max_motion))
     n_layers = max(t.n_layers, first.transformer.n_layers)
-    return dataclasses.replace(config, transformer=dataclasses.replace(t, anchor=anchor, n_layers=n_layers))
+    stream = dataclasses.replace(s, sprites=s.sprites or (first.stream.sprites and anchor))
+    return dataclasses.replace(
+        config, stream=stream, transformer=dataclasses.replace(t, anchor=anchor, n_layers=n_layers)
+    )
 
 
 def _weights(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Tensor]:
@@ -64,7 +67,12 @@ def _weights(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Tensor]:
         state["small.weight"] = F.pad(state["small.weight"], (0, 0, 0, 2), value=torch.nan)
         for name in ("motion_head.weight", "motion_head.bias"):
             state[name] = state[name].clone()
-            state[name][config.stream.n_motions // 2] = torch.nan
+            state[name][config.stream.n_vectors // 2] = torch.nan
+    if checkpoint.config.stream.sprites != config.stream.sprites:
+        # It lacks two more rows of the table, and half of the motions.
+        state["small.weight"] = F.pad(state["small.weight"], (0, 0, 0, 2), value=torch.nan)
+        for name in ("motion_head.weight", "motion_head.bias"):
+            state[name] = torch.cat([state[name], torch.full_like(state[name], torch.nan)])
     return state
 
 
