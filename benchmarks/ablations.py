@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python -m benchmarks.ablations --data data --games physics-fall,physics-bounce --rooms 64
     OMP_NUM_THREADS=1 python -m benchmarks.ablations --data data --games gameworld-Gold,procgen-maze --without pointer
 
-Regime: the pocket preset, from scratch or from a model that has none of the modules (`--from`), the schedule of
-`gamegen train-world` to its end, bf16; per seed equal batches in equal order, whatever is taken away. Held-out figures,
-mean of the games: losses (nats), permanence (`evaluation/histories.py`), and with `--rooms` those of
+Regime: the pocket preset with sprites, from scratch or from a model that has none of the modules (`--from`), the
+schedule of `gamegen train-world` to its end, bf16; per seed equal batches in equal order, whatever is taken away.
+Held-out figures, mean of the games: losses (nats), permanence (`evaluation/histories.py`), and with `--rooms` those of
 `evaluation/physics.py`, mean of the rooms' kinds among the games. Every finished run is kept in `--out` and not done
 again, its model beside it. The last line is JSON.
 """
@@ -30,19 +30,22 @@ from gamegen_env.training.batches import Sampler
 from gamegen_env.training.data import load_streams
 from gamegen_env.world import World
 
-ARMS = ("nothing", "ballistics", "pointer", "anchor")
-NEEDED = {"pointer": ("anchor",)}  # what falls with a module; motions fall with the pointer too
+MODULES = ("ballistics", "pointer", "anchor")
+ARMS = ("nothing", *MODULES, "sprites")
+NEEDED = {"pointer": ("anchor", "sprites"), "anchor": ("sprites",)}  # falls too; motions with the pointer
 SEQUENCES = 4  # held-out windows per game
 ROOMS = "physics-"
 
 
 def without(config: ModelConfig, module: str) -> ModelConfig:
     """Take a module away, and what cannot be without it."""
-    if module == "nothing":
-        return config
-    off = dict.fromkeys((module, *NEEDED.get(module, ())), False)
-    stream = dataclasses.replace(config.stream, max_motion=0) if module == "pointer" else config.stream
-    return dataclasses.replace(config, stream=stream, transformer=dataclasses.replace(config.transformer, **off))
+    off = {module, *NEEDED.get(module, ())}
+    stream, transformer = config.stream, config.transformer
+    stream = dataclasses.replace(
+        stream, max_motion=stream.max_motion * (module != "pointer"), sprites=stream.sprites and "sprites" not in off
+    )
+    switches = dict.fromkeys(off & set(MODULES), False)
+    return dataclasses.replace(config, stream=stream, transformer=dataclasses.replace(transformer, **switches))
 
 
 def run(config: ModelConfig, args: argparse.Namespace, games: list[str], seed: int, folder: Path) -> dict[str, float]:
@@ -69,7 +72,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--tokenizer", default="pocket")
     parser.add_argument("--games", required=True, help="comma-separated folder names")
-    parser.add_argument("--without", default="ballistics,pointer,anchor", help=f"comma-separated, of {ARMS[1:]}")
+    parser.add_argument("--without", default=",".join(ARMS[1:]), help=f"comma-separated, of {ARMS[1:]}")
     parser.add_argument("--seeds", default="0,1", help="comma-separated (default: %(default)s)")
     parser.add_argument("--from", dest="start_from", default=None, metavar="MODEL", help="without modules")
     parser.add_argument("--steps", type=int, default=700, help=f"of {BATCH} windows (default: %(default)s)")
@@ -81,12 +84,17 @@ def main() -> None:
     unknown = sorted(set(arms) - set(ARMS))
     if unknown:
         parser.error(f"argument --without: expected some of {ARMS[1:]}, got {unknown}")
-    preset = dataclasses.replace(PRESETS["pocket"], tokenizer=load_tokenizer(args.tokenizer).config)
+    preset = PRESETS["pocket"]
+    preset = dataclasses.replace(
+        preset,
+        tokenizer=load_tokenizer(args.tokenizer).config,
+        stream=dataclasses.replace(preset.stream, sprites=True),
+    )
     if args.rooms and not any(game.startswith(ROOMS) for game in games):
         parser.error(f"argument --rooms: expected a game {ROOMS}… among --games, got {games}")
     if args.start_from is not None:
         source = load_checkpoint(args.start_from).config.transformer
-        held = [name for name in ARMS[1:] if getattr(source, name)]
+        held = [name for name in MODULES if getattr(source, name)]
         if held:
             parser.error(f"argument --from: expected a model without modules, got one with {held}")
     path = Path(args.out)
@@ -94,6 +102,7 @@ def main() -> None:
     regime = {
         "rules": RULES_VERSION, "games": args.games, "steps": args.steps, "rate": args.learning_rate,
         "rooms": args.rooms, "layers": preset.transformer.n_layers, "from": args.start_from,
+        "sprites": preset.stream.sprites,
     }  # fmt: skip
     for seed, arm in itertools.product(map(int, args.seeds.split(",")), arms):
         what = regime | {"without": arm, "seed": seed}

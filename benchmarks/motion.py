@@ -2,9 +2,10 @@
 
     python -m benchmarks.motion --data data --reach 6
 
-The first frames of held-out recordings, coded twice by the packaged tokenizer: updates repaint only, and may move by
-up to `--reach` pixels. Updates per step, the share of them that move, and the PSNR of the decoded stream: of the whole
-picture, and of the cells that differ from the clip's first picture. The last line is JSON.
+The first frames of held-out recordings, coded by the packaged tokenizer three times: updates repaint only, may move by
+up to `--reach` pixels, and may move what stands out alone. Updates per step, the share of them that move, the different
+motions of a step in which something does, and the PSNR of the decoded stream: of the whole picture, and of the cells
+that differ from the clip's first picture. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gamegen_env.checkpoint import load_checkpoint
-from gamegen_env.codec import decode_stream, encode_clips
+from gamegen_env.codec import Stream, decode_stream, encode_clips
 from gamegen_env.evaluation.metrics import moving, psnr
 from gamegen_env.games.shards import iter_clips, read_shard
 from gamegen_env.training.data import game_folders
@@ -25,22 +26,37 @@ from gamegen_env.training.data import game_folders
 LONGEST = 65  # frames of a clip: as far as rollouts are measured
 
 
+def motions_per_step(stream: Stream) -> float:
+    """Mean number of different (dx, dy) in the steps that have any; NaN if none has."""
+    step = np.repeat(np.arange(len(stream.action)), np.diff(stream.update_ptr))
+    moves = stream.update_motion >= 0
+    pairs = np.stack([step[moves], stream.update_motion[moves] % max(1, stream.settings.n_vectors)])
+    return np.unique(pairs, axis=1).shape[1] / max(1, len(np.unique(pairs[0]))) if moves.any() else float("nan")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--data", required=True)
     parser.add_argument("--split", default="heldout")
+    parser.add_argument("--games", default=None, help="comma-separated folder names (default: all)")
     parser.add_argument("--clips", type=int, default=8, help="per game (default: %(default)s)")
     parser.add_argument("--reach", type=int, default=6, help="pixels (default: %(default)s)")
     args = parser.parse_args()
     checkpoint = load_checkpoint(args.model)
     report: dict[str, list[dict[str, float]]] = {}
-    for folder in tqdm(game_folders(args.data, args.split), unit="game"):
+    folders = game_folders(args.data, args.split)
+    if args.games is not None:
+        unknown = sorted(set(args.games.split(",")) - {folder.name for folder in folders})
+        if unknown:
+            parser.error(f"argument --games: expected some of {[folder.name for folder in folders]}, got {unknown}")
+        folders = [folder for folder in folders if folder.name in args.games.split(",")]
+    for folder in tqdm(folders, unit="game"):
         clips = [c for c in iter_clips(read_shard(folder / "shard-00000.safetensors")) if len(c) > 16][: args.clips]
         report[folder.name] = []
-        for reach in (0, args.reach):
-            settings = dataclasses.replace(checkpoint.config.stream, max_motion=reach)
-            transformer = dataclasses.replace(checkpoint.config.transformer, pointer=True, anchor=False)
+        for reach, sprites in ((0, False), (args.reach, False), (args.reach, True)):
+            settings = dataclasses.replace(checkpoint.config.stream, max_motion=reach, sprites=sprites)
+            transformer = dataclasses.replace(checkpoint.config.transformer, pointer=True, anchor=sprites)
             config = dataclasses.replace(checkpoint.config, stream=settings, transformer=transformer)
             stream = encode_clips(
                 [c.frames[:LONGEST] for c in clips],
@@ -62,14 +78,19 @@ def main() -> None:
                 {
                     "updates": float(np.diff(stream.update_ptr).mean()),
                     "moved": float((stream.update_motion >= 0).mean()),
+                    "motions": motions_per_step(stream),
                     "psnr": float(np.concatenate(whole).mean()),
                     "psnr_moving": float(np.nanmean(np.concatenate(moved))),
                 }
             )
-    print("| game | updates/step | moved | dB | moving cells, dB |\n|---|---|---|---|---|")
-    for game, (still, free) in report.items():
-        pairs = [f"{still[name]:.1f} → {free[name]:.1f}" for name in ("updates", "psnr", "psnr_moving")]
-        print(f"| {game} | {pairs[0]} | {free['moved']:.0%} | {pairs[1]} | {pairs[2]} |")
+    print("| game | updates/step | moved | motions/step | dB | moving cells, dB |\n|---|---|---|---|---|---|")
+    for game, kinds in report.items():
+        cells = [
+            " → ".join(f"{kind[name]:{form}}" for kind in kinds[first:])
+            for name, form, first in (("updates", ".1f", 0), ("moved", ".0%", 1), ("motions", ".2f", 1),
+                                      ("psnr", ".1f", 0), ("psnr_moving", ".1f", 0))
+        ]  # fmt: skip
+        print(f"| {game} |", " | ".join(cells), "|")
     print(json.dumps({"reach": args.reach, "games": report}))
 
 
