@@ -36,7 +36,7 @@ INERTIA = 1
 # 0.6 to 0 dB, which is little for one more thing to foretell; a strange body in 82, 82, 82 and 43 %, and 10 to 2 dB.
 MOTION_MISS, MOTION_GAIN = 4, 0.7
 # How much worse than its best motion, if that misses the tolerance, a cell may take the others'. A sprite must not miss
-# it: else, of twice as many motions, 31 % of chaser's updates and 22 % of bossfight's find one by chance, not 13 and 8.
+# it: else, of twice as many motions, 31 % of chaser's updates and 22 % of bossfight's find one by chance, not 13 and 9.
 MOTION_SLACK = 1.5
 CACHE_BITS = 16  # measured on Procgen, four times as many patches are found 1 to 5 % more often
 
