@@ -286,11 +286,11 @@ def test_engines_move_alike(
     assert temperature == 0 or (any(m < 0 for m in moved) and any(m >= 0 for m in moved))
 
 
-def test_motions_depend_on_neither_batch_nor_drafts_nor_instruction_set(
-    small: ModelConfig, model: Transformer, patches: np.ndarray, tile_map: np.ndarray
-) -> None:
+def same_however_decoded(config: ModelConfig, model: Transformer, patches: np.ndarray, tile_map: np.ndarray) -> None:
+    """Assert that the native engine plays one game alone with drafts, in a batch, and on every instruction set."""
+
     def games(slots: int, **options: object) -> list[tuple]:
-        engine = NativeEngine(small, model, slots, patches=patches, **options)  # type: ignore[arg-type]
+        engine = NativeEngine(config, model, slots, patches=patches, **options)  # type: ignore[arg-type]
         engine.draft("always" if slots == 1 else "never")
         for slot in range(slots):
             engine.reset(slot, tile_map, seed=3 + slot)
@@ -301,6 +301,12 @@ def test_motions_depend_on_neither_batch_nor_drafts_nor_instruction_set(
     assert games(5, threads=2) == alone
     for isa in _native.available_isas():
         assert games(1, isa=isa) == alone
+
+
+def test_motions_depend_on_neither_batch_nor_drafts_nor_instruction_set(
+    small: ModelConfig, model: Transformer, patches: np.ndarray, tile_map: np.ndarray
+) -> None:
+    same_however_decoded(small, model, patches, tile_map)
 
 
 def test_a_saved_game_moves_on(
