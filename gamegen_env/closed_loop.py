@@ -230,11 +230,9 @@ class ClosedLoop:
                 at, taken = motions.joined(row[rest], row, motion)
                 shown = motions.moved_pixels(canvas.pixels, canvas.anchors, slot[rest[at]], cell[rest[at]], taken)
                 error = np.square(shown.astype(np.float32) - wanted[rest[at]]).mean((1, 2, 3))
-                fits = (error <= self.limit / 3) & (error < missed[rest[at]])
-                best = np.full(len(rest), np.inf)
-                for k in fits.nonzero()[0]:  # few
-                    if error[k] < best[at[k]]:
-                        best[at[k]], motion[rest[at[k]]] = error[k], taken[k]
+                fits = ((error <= self.limit / 3) & (error < missed[rest[at]])).nonzero()[0][::-1]
+                fits = fits[np.argsort(-error[fits], kind="stable")]
+                motion[rest[at[fits]]] = taken[fits]  # of a cell's the last stays: the best, the first of equals
             better = (motion >= 0).nonzero()[0]
             code = code.copy()
             code[better] = motions.moved_codes(
