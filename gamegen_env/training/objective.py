@@ -17,6 +17,8 @@ from gamegen_env.training.batches import Batch
 from gamegen_env.training.kernels import DEFINITIONS, FORBIDDEN, Kernels
 from gamegen_env.transformer import KVTransform, Transformer, rotary_embedding, rotate
 
+EVENT_BLOCK = 128  # events whose paths are compared with one stretch of updates
+
 
 @dataclass(frozen=True)
 class Predicted:
@@ -180,12 +182,9 @@ def foretold(
         latest = known[:, None] - 1 - torch.arange(REACH)
         none = (latest < 0) | (rows[updates[latest.clamp_min(0)], 0] != UPD)
         latest = latest.clamp_min(0)
-        key = keys.flatten(0, 1)[updates].unflatten(1, (-1, 1)).expand(-1, -1, query.shape[1] // keys.shape[2], -1)
-        compared = torch.einsum("ehd,uhd->ehu", query[mine], key.flatten(1, 2).to(query.dtype)) * key.shape[-1] ** -0.5
-        compared = compared.gather(2, latest[:, None].expand(-1, query.shape[1], -1))
         parts.append(
             Paths(
-                compared.masked_fill(none[:, None], -torch.inf),
+                _compared(query[mine], keys.flatten(0, 1)[updates], latest).masked_fill(none[:, None], -torch.inf),
                 rows[updates, 1].long()[latest],
                 ballistics.motion(hidden[updates])[latest],
                 (rows[event_at[mine], 5][:, None] - rows[updates, 5][latest]).float(),
@@ -193,6 +192,24 @@ def foretold(
         )
     paths = Paths(*(torch.cat([getattr(part, field) for part in parts]) for field in Paths.__dataclass_fields__))
     return ballistics(hidden[event_at], paths, kernels.gaussians)
+
+
+def _compared(query: Tensor, keys: Tensor, latest: Tensor) -> Tensor:
+    """Return the scores (E, nh, K) of updates, by their keys (U, nkv, hd), for queries (E, nh, hd).
+
+    In blocks of events, for those that follow each other look at nearly the same updates: of all pairs of an event
+    and an update few are asked for.
+
+    Args: latest: (E, K) int64, which updates, each row descending, the rows ascending.
+    """
+    query = query.unflatten(1, (keys.shape[1], -1)) * keys.shape[-1] ** -0.5
+    compared = []
+    for mine, which in zip(query.split(EVENT_BLOCK), latest.split(EVENT_BLOCK), strict=True):
+        first = int(which[0, -1])
+        near = keys[first : int(which[-1, 0]) + 1].to(query.dtype)
+        scores = torch.einsum("ekgd,ukd->ekgu", mine, near).flatten(1, 2)
+        compared.append(scores.gather(2, (which - first)[:, None].expand(-1, scores.shape[1], -1)))
+    return torch.cat(compared)
 
 
 def total(parts: dict[str, Tensor]) -> Tensor:
