@@ -218,7 +218,8 @@ def from_dict(cls: Any, data: Any, path: str) -> Any:
 
 PRESETS: dict[str, ModelConfig] = {
     "pocket": ModelConfig(
-        stream=StreamConfig(max_motion=6), transformer=TransformerConfig(pointer=True, ballistics=True, anchor=True)
+        stream=StreamConfig(max_motion=6, sprites=True),
+        transformer=TransformerConfig(pointer=True, ballistics=True, anchor=True),
     ),
     "base-0.5b": ModelConfig(
         name="base-0.5b",
