@@ -12,7 +12,7 @@ from gamegen_env import ballistics
 from gamegen_env.ballistics import GAIN, Ballistics, Paths
 from gamegen_env.codec import Stream
 from gamegen_env.config import ModelConfig, StreamConfig
-from gamegen_env.training import gaussians
+from gamegen_env.training import gaussians, objective
 from gamegen_env.training.batches import Sampler
 from gamegen_env.training.objective import losses, predict, total
 from gamegen_env.training.start import start_from
@@ -121,6 +121,25 @@ def test_motion_learned_in_some_rows_holds_in_others(small_map_config: ModelConf
                 hits[on, name] = float(right[cells].float().mean())
     assert hits[False, "unseen"] < 0.1
     assert hits[True, "unseen"] > 0.8
+
+
+def test_events_are_compared_in_blocks_as_all_at_once(
+    small_map_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformer = dataclasses.replace(small_map_config.transformer, ballistics=True, window=192)
+    config = dataclasses.replace(
+        small_map_config, stream=StreamConfig(view_cells=7, max_scroll=1), transformer=transformer
+    )
+    batch = Sampler([flights(config, range(5), 20, 0)], config, 192, 2, 0)(0)
+    torch.manual_seed(0)
+    model = Transformer(config)
+    figures = []
+    for block in (len(batch.event), 5):  # more than there are, and some to a sequence, the last one shorter
+        monkeypatch.setattr(objective, "EVENT_BLOCK", block)
+        event = predict(model, batch).event
+        figures.append([event, *torch.autograd.grad(event.square().sum(), list(model.blocks.parameters()))])
+    for expected, got in zip(*figures, strict=True):
+        assert (got - expected).norm() <= 1e-5 * expected.norm()
 
 
 def test_weights_without_paths_start_a_model_with_them(small_map_config: ModelConfig) -> None:
