@@ -84,12 +84,7 @@ def main() -> None:
     unknown = sorted(set(arms) - set(ARMS))
     if unknown:
         parser.error(f"argument --without: expected some of {ARMS[1:]}, got {unknown}")
-    preset = PRESETS["pocket"]
-    preset = dataclasses.replace(
-        preset,
-        tokenizer=load_tokenizer(args.tokenizer).config,
-        stream=dataclasses.replace(preset.stream, sprites=True),
-    )
+    preset = dataclasses.replace(PRESETS["pocket"], tokenizer=load_tokenizer(args.tokenizer).config)
     if args.rooms and not any(game.startswith(ROOMS) for game in games):
         parser.error(f"argument --rooms: expected a game {ROOMS}… among --games, got {games}")
     if args.start_from is not None:
