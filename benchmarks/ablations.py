@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.ablations --data data --games physics-fall,physics-bounce --rooms 64
     OMP_NUM_THREADS=1 python -m benchmarks.ablations --data data --games gameworld-Gold,procgen-maze --without pointer
 
-Regime: the pocket preset with sprites, from scratch or from a model that has none of the modules (`--from`), the
+Regime: the pocket preset, from scratch or from a model that has none of the modules (`--from`), the
 schedule of `gamegen train-world` to its end, bf16; per seed equal batches in equal order, whatever is taken away.
 Held-out figures, mean of the games: losses (nats), permanence (`evaluation/histories.py`), and with `--rooms` those of
 `evaluation/physics.py`, mean of the rooms' kinds among the games. Every finished run is kept in `--out` and not done

@@ -161,7 +161,7 @@ class Follower:
         nothing = nothing | (self.before[at] + 1 >= config.transformer.window)
         copied = copied.masked_fill(nothing, -torch.inf)
         moves = model.motion_logits(query, anchor != present)
-        mixed = mixture(logits, sentinel, copied, held.clamp_min(0), moves, anchor, config.stream.n_vectors // 2)
+        mixed = mixture(logits, sentinel, copied, held.clamp_min(0), moves, anchor, config.stream.still)
         return mixed.scatter(1, present[:, None], -torch.inf)
 
 

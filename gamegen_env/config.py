@@ -51,7 +51,6 @@ class StreamConfig:
     tolerance: float = 150.0  # mean squared error of a cell, 0..255 scale, above which it is updated
     memory_per_cell: int = 4  # earlier (code, pixels) pairs that the canvas remembers per cell
     max_motion: int = 0  # pixels per step and axis that an update may move the picture by; 0: updates only repaint
-
     sprites: bool = False  # a motion may move what stands out from the anchor's picture alone, over it
 
     def __post_init__(self) -> None:
@@ -90,6 +89,11 @@ class StreamConfig:
     def n_vectors(self) -> int:
         """Different (dx, dy) of motions; 0 where updates only repaint."""
         return (2 * self.max_motion + 1) ** 2 if self.max_motion else 0
+
+    @property
+    def still(self) -> int:
+        """The motion (0, 0), which is none."""
+        return self.n_vectors // 2
 
     @property
     def max_step_tokens(self) -> int:

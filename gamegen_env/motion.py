@@ -37,13 +37,12 @@ class Motions:
         size = (config.tokenizer.codebook_size, config.tokenizer.cell_size, config.tokenizer.cell_size, 3)
         if patches.shape != size or patches.dtype != np.uint8:
             raise ValueError(f"patches: expected uint8 {size}, got {patches.dtype} {patches.shape}")
-        self.reach, self.map_cells = config.stream.max_motion, config.stream.map_cells
-        self.cell_size = config.tokenizer.cell_size
+        s = config.stream
+        self.reach, self.map_cells, self.cell_size = s.max_motion, s.map_cells, config.tokenizer.cell_size
         self.size = self.map_cells * self.cell_size
         axis = np.arange(-self.reach, self.reach + 1)
         self.vectors = np.stack([np.tile(axis, len(axis)), np.repeat(axis, len(axis))], axis=1)
-        self.stay = len(self.vectors) // 2  # (0, 0), which is no motion
-        self.sprites, self.n_vectors = config.stream.sprites, config.stream.n_vectors
+        self.sprites, self.n_vectors, self.still = s.sprites, s.n_vectors, s.still
         nearest = np.argsort(np.square(self.vectors).sum(1), kind="stable")[1:]
         # Of a motion of all and one of what stands out, where both will do, the latter: it holds elsewhere, too.
         self.nearest_first = np.stack([nearest + self.n_vectors, nearest], 1).ravel() if self.sprites else nearest
@@ -73,7 +72,7 @@ class Motions:
         over = (motions >= self.n_vectors).nonzero()[0]
         if len(over):
             slots, y, x = slots[over], y[over], x[over]
-            below = anchors[(slots, *self.sources(cells[over], np.full(len(over), self.stay)))]
+            below = anchors[(slots, *self.sources(cells[over], np.full(len(over), self.still)))]
             moved[over] = np.where(stands_out(moved[over], anchors[slots, y, x]), moved[over], below)
         return moved
 
@@ -88,7 +87,7 @@ class Motions:
         over = (motions >= self.n_vectors).nonzero()[0]
         if len(over):
             at_first = self._looks(anchors[over], y[over], x[over])
-            below = self._looks(anchors[over], *self.sources(cells[over], np.full(len(over), self.stay)))
+            below = self._looks(anchors[over], *self.sources(cells[over], np.full(len(over), self.still)))
             moved[over] = np.where(stands_out(moved[over], at_first), moved[over], below)
         patch = moved.reshape(len(cells), 3 * c * c).astype(np.float32)
         distance = self._square - 2 * (patch @ self._flat.T)

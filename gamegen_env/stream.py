@@ -74,7 +74,8 @@ class Grammar:
         self.max_scroll, self.n_scrolls, self.n_events = s.max_scroll, s.n_scrolls, s.n_events
         self.cell_size, self.size = config.tokenizer.cell_size, s.map_cells * config.tokenizer.cell_size
         self.n_codes, self.n_actions = config.tokenizer.codebook_size, config.transformer.n_actions
-        self.n_motions, self.n_vectors, self.anchored = s.n_motions, s.n_vectors, config.transformer.anchor
+        self.n_motions, self.n_vectors, self.still = s.n_motions, s.n_vectors, s.still
+        self.anchored = config.transformer.anchor
         # On one axis, by origin: which rows (or columns) of cells show at least one pixel.
         origin = np.arange(self.size)[:, None]
         place = (np.arange(self.map_cells) - origin // self.cell_size) % self.map_cells
@@ -266,7 +267,7 @@ class _Parser:
             self.check("cell", bool(visible[cell]), f"a cell visible from origin {self.origin}", cell)
             limit = g.n_codes * (1 + g.n_motions)
             self.check("code", 0 <= content < limit, f"0..{limit - 1}", content)
-            self.check("motion", motion < 0 or motion % g.n_vectors != g.n_vectors // 2, "a movement", motion)
+            self.check("motion", motion < 0 or motion % g.n_vectors != g.still, "a movement", motion)
             # What moves there may look, to the tokenizer, like what was there.
             self.check("code", motion >= 0 or code != self.codes[cell], f"another code than cell {cell} has", code)
             self.take("cell", g.n_cells, "code", limit, time)

@@ -354,9 +354,9 @@ class Transformer(nn.Module):
         logits = self.motion_head(code_query)
         if not self.config.transformer.anchor:
             astray = torch.zeros_like(astray)
-        motion, n_vectors = torch.arange(logits.shape[-1], device=logits.device), self.config.stream.n_vectors
-        still = motion % n_vectors == n_vectors // 2
-        return logits.masked_fill(still & ~(astray[..., None] & (motion < n_vectors)), -torch.inf)
+        motion, stream = torch.arange(logits.shape[-1], device=logits.device), self.config.stream
+        still = motion % stream.n_vectors == stream.still
+        return logits.masked_fill(still & ~(astray[..., None] & (motion < stream.n_vectors)), -torch.inf)
 
     def end_logits(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """(..., d_model) -> reward logits (..., 3) and termination logits (..., 2)."""

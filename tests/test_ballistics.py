@@ -140,6 +140,9 @@ def test_events_are_compared_in_blocks_as_all_at_once(
         figures.append([event, *torch.autograd.grad(event.square().sum(), list(model.blocks.parameters()))])
     for expected, got in zip(*figures, strict=True):
         assert (got - expected).norm() <= 1e-5 * expected.norm()
+    scored = batch.event_at >= 192  # nothing in the first sequence
+    batch = dataclasses.replace(batch, event_at=batch.event_at[scored], event=batch.event[scored])
+    torch.testing.assert_close(predict(model, batch).event, figures[0][0][torch.from_numpy(scored)])
 
 
 def test_weights_without_paths_start_a_model_with_them(small_map_config: ModelConfig) -> None:

@@ -16,8 +16,8 @@ from gamegen_env.stream import Grammar, Step
 from gamegen_env.training.start import start_from
 from gamegen_env.transformer import Transformer
 from tests.conftest import random_model
-from tests.test_engines import ACTIONS, play
-from tests.test_motion import Table, built, encoded, same_however_decoded
+from tests.test_engines import ACTIONS
+from tests.test_motion import Table, encoded, moved_alike, same_however_decoded
 
 REACH = 3
 
@@ -166,7 +166,7 @@ def test_streams_with_sprites_spell_valid_tokens() -> None:
         time += 1
     read = grammar.parse(np.concatenate(rows))
     assert [s.motions.tolist() for s in read[1:]] == [s.motions.tolist() for s in stream.steps(0)]  # type: ignore[union-attr]
-    still = WHOLE.stream.n_vectors + WHOLE.stream.n_vectors // 2
+    still = WHOLE.stream.n_vectors + WHOLE.stream.still
     bad = Step(0, (0, 0), np.array([3]), np.array([1]), 1, False, np.array([still]))
     with pytest.raises(ValueError, match="motion: expected a movement"):
         grammar.validate(np.concatenate([rows[0], grammar.step_tokens(bad, origin, 1)]))
@@ -201,14 +201,7 @@ def test_what_comes_on_screen_is_an_anchor_and_what_is_shown_corrects_it() -> No
 def test_engines_move_sprites_alike(
     small: ModelConfig, model: Transformer, patches: np.ndarray, tile_map: np.ndarray, temperature: float
 ) -> None:
-    games = {}
-    for name in ("reference", "torch", "native"):
-        engine = built(name, small, model, patches, temperature=temperature)
-        engine.reset(0, tile_map, seed=3)
-        games[name] = play(engine, 0, ACTIONS[:40])
-    assert games["torch"] == games["reference"]
-    assert games["native"] == games["reference"]
-    moved = np.array([m for step in games["reference"] for m in step[3]])
+    moved = moved_alike(small, model, patches, tile_map, temperature, ACTIONS[:40])
     n = small.stream.n_vectors
     assert temperature == 0 or ((moved < 0).any() and (moved >= n).sum() > 10 and ((moved >= 0) & (moved < n)).any())
 

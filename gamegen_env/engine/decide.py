@@ -118,9 +118,7 @@ class Decoding:
                 copied, held = recall(copy_query, update)
                 copied = copied.masked_fill((held < 0) | (held == present[:, None]), -torch.inf)
                 moves = model.motion_logits(query, anchor != present)
-                code_logits = mixture(
-                    code_logits, sentinel, copied, held.clamp_min(0), moves, anchor, grammar.n_vectors // 2
-                )
+                code_logits = mixture(code_logits, sentinel, copied, held.clamp_min(0), moves, anchor, grammar.still)
                 code_logits = code_logits.scatter(1, present[:, None], -torch.inf)
             drawn = draw(code_logits, sampling.CODE)
             motion = np.where(drawn < grammar.n_codes, -1, drawn - grammar.n_codes)

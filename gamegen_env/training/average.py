@@ -67,7 +67,7 @@ def _weights(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Tensor]:
         state["small.weight"] = F.pad(state["small.weight"], (0, 0, 0, 2), value=torch.nan)
         for name in ("motion_head.weight", "motion_head.bias"):
             state[name] = state[name].clone()
-            state[name][config.stream.n_vectors // 2] = torch.nan
+            state[name][config.stream.still] = torch.nan
     if checkpoint.config.stream.sprites != config.stream.sprites:
         # It lacks two more rows of the table, and half of the motions.
         state["small.weight"] = F.pad(state["small.weight"], (0, 0, 0, 2), value=torch.nan)

@@ -62,7 +62,7 @@ def predict(model: Transformer, batch: Batch, kv_noise: KVTransform | None = Non
     """Run a batch under its true histories."""
     read = _read(model, batch, kv_noise, DEFINITIONS)
     present, anchor = torch.from_numpy(batch.present), torch.from_numpy(batch.anchor)
-    still = model.config.stream.n_vectors // 2
+    still = model.config.stream.still
     # As the sampler does: an update never repeats the code that is there.
     code = model.vocabulary_logits(read.query).float().scatter(1, present[:, None], FORBIDDEN)
     if model.pointer is not None:
@@ -116,7 +116,7 @@ def losses(
     read = _read(model, batch, kv_noise, kernels)
     targets = (batch.present, batch.code, batch.motion, batch.anchor)
     present, code, motion, anchor = (torch.from_numpy(x) for x in targets)
-    still = model.config.stream.n_vectors // 2
+    still = model.config.stream.still
     log_p = kernels.likelihood(read.query, model.code.weight, present, code)
     if model.pointer is not None:
         log_p = torch.cat(
@@ -202,13 +202,15 @@ def _compared(query: Tensor, keys: Tensor, latest: Tensor) -> Tensor:
 
     Args: latest: (E, K) int64, which updates, each row descending, the rows ascending.
     """
+    if not len(query):  # nothing in a sequence is scored
+        return query.new_zeros(0, query.shape[1], latest.shape[1])
     query = query.unflatten(1, (keys.shape[1], -1)) * keys.shape[-1] ** -0.5
     compared = []
     for mine, which in zip(query.split(EVENT_BLOCK), latest.split(EVENT_BLOCK), strict=True):
         first = int(which[0, -1])
         near = keys[first : int(which[-1, 0]) + 1].to(query.dtype)
-        scores = torch.einsum("ekgd,ukd->ekgu", mine, near).flatten(1, 2)
-        compared.append(scores.gather(2, (which - first)[:, None].expand(-1, scores.shape[1], -1)))
+        products = torch.einsum("ekgd,ukd->ekgu", mine, near).flatten(1, 2)
+        compared.append(products.gather(2, (which - first)[:, None].expand(-1, products.shape[1], -1)))
     return torch.cat(compared)
 
 
