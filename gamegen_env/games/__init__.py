@@ -44,6 +44,7 @@ POCKET_MIX: dict[str, int] = {
     "procgen:coinrun": 73_728,
     **{f"physics:{kind}": 98_304 for kind in ("fall", "bounce", "jump")},
     **{f"invented:{kind}": 131_072 for kind in ("roam", "leap", "catch", "tour")},
+    "invented:delve": 262_144,
 }
 
 

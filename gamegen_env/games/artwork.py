@@ -1,8 +1,8 @@
 """Pictures for invented games: sprites, backdrops and walls, every one drawn by chance.
 
 An artist's habits, as far as a world model must not depend on them: sprites are mirrored,
-outlined or plain, in two or three colours; a backdrop is flat, graded, striped, checked or
-cloudy; walls are tiles with an edge or without.
+outlined or plain, in two or three colours; a backdrop is flat, graded, striped, checked,
+cloudy or like a photograph; walls are tiles with an edge or without.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def sprite(rng: np.random.Generator, colour: np.ndarray, width: int, height: int
 def backdrop(rng: np.random.Generator, colour: np.ndarray, width: int, height: int) -> np.ndarray:
     """Draw a backdrop around a colour, (height, width, 3) uint8."""
     y, x = np.mgrid[:height, :width]
-    kind = rng.choice(("flat", "flat", "graded", "striped", "checked", "cloudy", "grainy"))
+    kind = rng.choice(("flat", "flat", "graded", "striped", "checked", "cloudy", "grainy", "scenic"))
     depth = rng.uniform(8, 40)
     step = int(rng.choice((2, 4, 8, 16)))
     if kind == "flat":
@@ -92,6 +92,11 @@ def backdrop(rng: np.random.Generator, colour: np.ndarray, width: int, height: i
         shade = ((y if rng.random() < 0.5 else x) // step % 2)[..., None] * depth
     elif kind == "checked":
         shade = ((x // step + y // step) % 2)[..., None] * depth
+    elif kind == "scenic":  # patches upon patches, as in a photograph
+        shade = np.zeros((height, width, 3))
+        for grain in (32, 16, 8, 4, 2):
+            patches = rng.normal(0, depth / 2, (-(-height // grain), -(-width // grain), 3))
+            shade += patches.repeat(grain, 0).repeat(grain, 1)[:height, :width]
     else:  # repeated, as tiles are
         side = 4 if kind == "grainy" else 16
         coarse = 1 if kind == "grainy" else 4
@@ -101,12 +106,21 @@ def backdrop(rng: np.random.Generator, colour: np.ndarray, width: int, height: i
     return (colour + shade).clip(0, 255).astype(np.uint8)
 
 
-def walls(rng: np.random.Generator, colour: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Draw a wall over the whole picture, (height, width, 3) uint8: tiles of 4 or 8 pixels, often with an edge."""
+def walls(rng: np.random.Generator, colour: np.ndarray, width: int, height: int, tile: int) -> np.ndarray:
+    """Draw a wall over the whole picture, (height, width, 3) uint8: one or two tiles wide, often with an edge."""
     picture = backdrop(rng, colour, width, height).astype(int)
-    side = int(rng.choice((4, 8)))
+    side = tile * int(rng.choice((1, 2)))
     y, x = np.mgrid[:height, :width]
     if rng.random() < 0.6:
         edge = (x % side == 0) | (y % side == 0) if rng.random() < 0.5 else y % side == 0
         picture[edge] += int(rng.choice((-50, -25, 25, 50)))
     return picture.clip(0, 255).astype(np.uint8)
+
+
+def texture(rng: np.random.Generator, colour: np.ndarray, side: int) -> np.ndarray:
+    """Draw a tile around a colour, (side, side, 3) uint8: a piece of a wall, or loud, of any colours."""
+    if rng.random() < 0.75:
+        return walls(rng, colour, side, side, side)
+    grain = int(rng.choice((1, 2, 4)))
+    loud = rng.normal(0, rng.uniform(20, 90), (side // grain, side // grain, 3))
+    return (colour + loud.repeat(grain, 0).repeat(grain, 1)).clip(0, 255).astype(np.uint8)

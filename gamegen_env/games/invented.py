@@ -4,6 +4,7 @@
     invented:leap    from the side: gravity, ledges, jumps or flaps
     invented:catch   the player slides along a line; things fall, fly by, bounce; some may be shot
     invented:tour    as roam or leap, in a world wider than the view, which a camera follows
+    invented:delve   on a grid (`delve.py`): mazes, soil to dig, boulders, locks, foes that go from cell to cell
 
 A player can learn such a game by heart no more than its colours: what a key does, what is
 solid, what pays and what ends the game must be read from what has been seen. That is what
@@ -17,10 +18,14 @@ import numpy as np
 from gamegen_env.actions import N_DIRECTIONS, OFFSETS, token
 from gamegen_env.games.artwork import backdrop, colours, sprite, walls
 from gamegen_env.games.base import FRAME_SIZE, SPLITS, GameSource, Step, check_tokens
-from gamegen_env.games.rules import TILE, Game, Thing
+from gamegen_env.games.delve import delve
+from gamegen_env.games.grid import GridGame
+from gamegen_env.games.rules import Game, Thing
 
-VERSION = 2  # of what equal seeds give; recordings tell by it what they are
+VERSION = 3  # of what equal seeds give; recordings tell by it what they are
 EPISODE = 192  # steps at most
+TILES = (3, 4, 4, 4, 5, 6, 7, 8)  # pixels of a tile: those of a level seldom fall together with a tokenizer's
+MARGIN = 4  # pixels between a player and the edge, at the start
 _STRAIGHT = tuple(token(name) for name in ("NOOP", "UP", "RIGHT", "LEFT", "DOWN"))
 _ALL_WAYS = tuple(range(N_DIRECTIONS))
 TOKENS = {
@@ -28,31 +33,32 @@ TOKENS = {
     "leap": tuple(token(name) for name in ("NOOP", "UP", "RIGHT", "LEFT", "UPRIGHT", "UPLEFT")),
     "catch": (*_STRAIGHT, token("NOOP", "FIRE"), token("LEFT", "FIRE"), token("RIGHT", "FIRE")),
     "tour": _ALL_WAYS,
+    "delve": _STRAIGHT,
 }
 
 
-def _level(kind: str, rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+def _level(kind: str, rng: np.random.Generator, width: int, height: int, tile: int) -> np.ndarray:
     """Build what is solid, (height, width) bool: a border or none, and what the kind of game needs."""
-    tiles = np.zeros((height // TILE, width // TILE), bool)
+    tiles = np.zeros((-(-height // tile), -(-width // tile)), bool)
     rows, columns = tiles.shape
     if kind == "leap" or rng.random() < 0.6:
         tiles[0], tiles[-1], tiles[:, 0], tiles[:, -1] = True, True, True, True
-    area = rows * columns // 256
+    area = max(0.5, rows * columns / 256)
     if kind == "leap":
-        for _ in range(int(rng.integers(3, 8)) * area):
+        for _ in range(int(rng.integers(3, 8) * area)):
             y, x = rng.integers(3, rows - 1), rng.integers(0, columns - 2)
             tiles[y, x : x + rng.integers(2, 6)] = True
     elif kind == "roam":
         plan = rng.choice(("open", "blocks", "pillars", "maze"))
         if plan == "blocks":
-            for _ in range(int(rng.integers(3, 10)) * area):
+            for _ in range(int(rng.integers(3, 10) * area)):
                 y, x = rng.integers(1, rows - 1), rng.integers(1, columns - 1)
                 tiles[y : y + rng.integers(1, 4), x : x + rng.integers(1, 4)] = True
         elif plan == "pillars":
             tiles[2:-1:4, 2:-1:4] = True
         elif plan == "maze":
             tiles |= _maze(rng, rows, columns)
-    return tiles.repeat(TILE, 0).repeat(TILE, 1)
+    return tiles.repeat(tile, 0).repeat(tile, 1)[:height, :width]
 
 
 def _maze(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
@@ -97,8 +103,13 @@ def _thing(rng: np.random.Generator, colour: np.ndarray, manner: str, touch: str
     return Thing(sprite(rng, colour, width, height), np.zeros(2), velocity, manner, touch)
 
 
-def invent(kind: str, rng: np.random.Generator) -> Game:
+def invent(kind: str, rng: np.random.Generator) -> Game | GridGame:
     """Invent a game of a kind. Raises: KeyError for another kind."""
+    return delve(rng) if kind == "delve" else roll(kind, rng)
+
+
+def roll(kind: str, rng: np.random.Generator) -> Game:
+    """Invent a game that is not on a grid. Raises: KeyError for another kind."""
     controls = {
         "roam": ("walk", "walk", "hop", "drift"),
         "leap": ("leap", "leap", "leap", "flap"),
@@ -111,10 +122,11 @@ def invent(kind: str, rng: np.random.Generator) -> Game:
     if kind == "tour":
         width, height = ((160, 64), (128, 128), (64, 160))[rng.integers(3)]
     palette = colours(rng, 8)
-    solid = _level("leap" if falls else "catch" if kind == "catch" else "roam", rng, width, height)
-    ground, wall = backdrop(rng, palette[0], width, height), walls(rng, palette[1], width, height)
+    tile = int(rng.choice(TILES))
+    solid = _level("leap" if falls else "catch" if kind == "catch" else "roam", rng, width, height, tile)
+    ground, wall = backdrop(rng, palette[0], width, height), walls(rng, palette[1], width, height, tile)
     axes = np.ones(2, bool)
-    player = _thing(rng, palette[2], "still", "", 7)
+    player = _thing(rng, palette[2], "still", "", min(7, 2 * tile))  # mazes are two tiles wide
     if kind == "catch":
         axes[int(rng.random() < 0.7)] = False  # mostly left and right
         if rng.random() < 0.5:  # a racket or a bucket
@@ -123,13 +135,13 @@ def invent(kind: str, rng: np.random.Generator) -> Game:
     runs = control == "leap" and kind == "leap" and rng.random() < 0.25  # on the spot: the world comes to the player
     if runs:
         axes[0], solid[:] = False, False
-        solid[-TILE * int(rng.integers(2, 6)) :] = True
-    speed = float(rng.choice((4.0, 8.0))) if control == "hop" else float(rng.choice((1.0, 1.5, 2.0, 3.0)))
+        solid[-int(rng.integers(8, 24)) :] = True
+    speed = float(tile * rng.choice((1, 2))) if control == "hop" else float(rng.choice((1.0, 1.5, 2.0, 3.0)))
     aim = None
     if kind == "catch":
         aim = np.array([0.0, -1.0]) if axes[0] else np.array([rng.choice((-1.0, 1.0)), 0.0])
     game = Game(
-        rng, solid, ground, player, [],
+        rng, solid, ground, tile, player, [],
         control=control, axes=axes, diagonal=bool(rng.random() < 0.5) or falls, speed=speed,
         gravity=float(rng.uniform(0.15, 0.45)) if falls else 0.0, leap=float(rng.uniform(2.0, 3.8)),
         armed=kind in ("roam", "catch") and rng.random() < 0.5, aim=aim,
@@ -181,7 +193,7 @@ def _populate(game: Game, kind: str, palette: np.ndarray) -> None:
 def _lanes(game: Game, palette: np.ndarray) -> None:
     """Fill most rows with traffic, each row at one pace, some with things to take between."""
     rng = game.rng
-    step = TILE * int(rng.choice((2, 3)))
+    step = int(rng.integers(6, 13))
     for row, y in enumerate(range(step, int(game.span[1]) - 2 * step + 1, step)):
         touch = str(rng.choice(("harm", "harm", "harm", "take", "")))
         if rng.random() < 0.3 or abs(y - game.player.position[1]) < step:
@@ -218,12 +230,12 @@ def _settle(game: Game, kind: str) -> None:
     room = game.span - player.look.size
     place = game.free(player)
     if place is None or kind == "catch":
-        place = game.rng.integers(0, room + 1) // TILE * float(TILE)
+        place = game.rng.integers(0, room + 1) // game.tile * float(game.tile)
     if kind == "catch":
         fixed = 1 if game.axes[0] else 0  # the line that the player slides along
         far = game.aim is not None and game.aim[fixed] < 0
-        place[fixed] = room[fixed] - 2 * TILE if far else 2 * TILE
-    player.position = place.clip(TILE, room - TILE)
+        place[fixed] = room[fixed] - 2 * MARGIN if far else 2 * MARGIN
+    player.position = place.clip(MARGIN, room - MARGIN)
     x, y = player.position.astype(int)
     width, height = player.look.size
     game.solid[y : y + height, x : x + width] = False

@@ -13,7 +13,6 @@ from gamegen_env.actions import BUTTONS, N_DIRECTIONS, OFFSETS, token
 from gamegen_env.games.artwork import Sprite
 from gamegen_env.games.base import FRAME_SIZE
 
-TILE = 4  # pixels; levels are built of them
 MAX_FALL = 5.0  # pixels per step
 _FIRE = BUTTONS.index("FIRE")
 
@@ -48,6 +47,7 @@ class Game:
 
     Attributes:
         solid: (h, w) bool, per pixel. picture: (h, w, 3) uint8, the level without things.
+        tile: pixels; levels are built of them.
         player: what the keys move; control: "walk", "hop", "slide", "drift", "leap" or "flap".
         axes: (2,) bool, along which the keys move the player. diagonal: whether both at once.
         speed: of the player; gravity, leap: per step, for those who fall.
@@ -58,6 +58,7 @@ class Game:
     rng: np.random.Generator
     solid: np.ndarray
     picture: np.ndarray
+    tile: int
     player: Thing
     things: list[Thing]
     control: str
@@ -92,7 +93,7 @@ class Game:
         rows = np.arange(self.solid.shape[0])[area]
         for _ in range(60):
             x = self.rng.integers(0, self.span[0] - thing.look.size[0] + 1)
-            place = np.array([x, self.rng.choice(rows)], float) // TILE * TILE
+            place = np.array([x, self.rng.choice(rows)], float) // self.tile * self.tile
             if not self.blocked(thing, place) and (thing is self.player or not thing.meets(self.player)):
                 return place
         return None
@@ -200,7 +201,7 @@ class Game:
         other = 1 - axis
         if thing.manner != "lane" and (axis == 1 or self.rng.random() < 0.3):
             high = int(self.span[other] - thing.look.size[other])
-            thing.position[other] = TILE * self.rng.integers(0, max(1, high // TILE + 1))
+            thing.position[other] = self.tile * self.rng.integers(0, max(1, high // self.tile + 1))
         thing.position[axis] = -thing.look.size[axis] if thing.velocity[axis] > 0 else self.span[axis]
 
     def _away(self, thing: Thing) -> None:
