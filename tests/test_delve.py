@@ -114,6 +114,33 @@ def test_levels_have_room_to_begin_in(plan: str) -> None:
         assert np.isin(cells, (FLOOR, WALL, SOIL, BOULDER)).all()
 
 
+@pytest.mark.parametrize("samples", [1, 2])
+def test_the_picture_shows_cells_and_who_stands_there_and_follows_the_player(samples: int) -> None:
+    game = row(*[FLOOR] * 3)
+    game.cells = np.random.default_rng(0).choice((FLOOR, WALL, SOIL), (8, 20))
+    game.view, game.samples = 8, samples  # a cell is as large as its art
+    world = game.art[game.cells].swapaxes(1, 2).reshape(64, 160, 3)
+    for column, corner in ((1, 0), (10, 52), (18, 96)):
+        game.player.cell = game.player.origin = np.array([3, column])
+        shown = world.copy()
+        game.player.look.draw(shown, np.array([8 * column, 24]))
+        assert (game.draw() == shown[:, corner : corner + 64]).all()
+    game.player.way = np.array([0, -1])  # who looks left is drawn mirrored
+    shown = world.copy()
+    game.player.look.mirrored().draw(shown, np.array([8 * 18, 24]))
+    assert (game.draw() == shown[:, 96:]).all()
+
+
+def test_a_world_smaller_than_the_picture_lies_in_its_middle() -> None:
+    game = row(*[FLOOR] * 3)
+    game.cells, game.view, game.samples = np.full((4, 4), FLOOR), 8, 1
+    game.player.cell = game.player.origin = np.array([0, 0])
+    shown = np.tile(game.art[WALL], (8, 8, 1))
+    shown[16:48, 16:48] = np.tile(game.art[FLOOR], (4, 4, 1))
+    game.player.look.draw(shown, np.array([16, 16]))
+    assert (game.draw() == shown).all()
+
+
 def test_nobody_stands_in_a_wall_and_the_picture_shows_who_moves() -> None:
     moved = 0
     for seed in range(16):

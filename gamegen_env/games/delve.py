@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from gamegen_env.games.artwork import colours, sprite, texture
+from gamegen_env.games.artwork import Sprite, colours, sprite, texture
 from gamegen_env.games.grid import BOULDER, EXIT, FLOOR, GEM, KEY, LOCK, SOIL, WALL, WAYS, GridGame, Walker
+from gamegen_env.games.maze import carve
 
 ART = 8  # pixels of a cell's picture, before it is brought to size
 VIEWS = (7, 25)  # cells across the picture, from and to
@@ -49,22 +50,7 @@ def delve(rng: np.random.Generator) -> GridGame:
 
 def _maze(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Carve ways one cell wide, some of them joined."""
-    cells = np.full((height, width), WALL)
-    stack = [(1, 1)]
-    cells[1, 1] = FLOOR
-    while stack:
-        y, x = stack[-1]
-        ways = [
-            (dy, dx)
-            for dy, dx in WAYS.tolist()
-            if 0 < y + 2 * dy < height - 1 and 0 < x + 2 * dx < width - 1 and cells[y + 2 * dy, x + 2 * dx] == WALL
-        ]
-        if not ways:
-            stack.pop()
-            continue
-        dy, dx = ways[rng.integers(len(ways))]
-        cells[y + dy, x + dx] = cells[y + 2 * dy, x + 2 * dx] = FLOOR
-        stack.append((y + 2 * dy, x + 2 * dx))
+    cells = np.where(carve(rng, height, width, 1), WALL, FLOOR)
     opened = rng.random((height - 2, width - 2)) < rng.choice((0.0, 0.05, 0.2))
     cells[1:-1, 1:-1][opened] = FLOOR
     return cells
@@ -118,7 +104,7 @@ def _furnish(game: GridGame, plan: str) -> None:
         cells[y, x] = kind
 
 
-def _looks(rng: np.random.Generator) -> tuple[np.ndarray, list]:
+def _looks(rng: np.random.Generator) -> tuple[np.ndarray, list[Sprite]]:
     """Draw the art of the kinds of cell, (8, ART, ART, 3) uint8, and sprites of the player and two kinds of foe."""
     palette = colours(rng, 10, 90)
     floor = texture(rng, palette[0], ART)

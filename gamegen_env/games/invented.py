@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from gamegen_env.actions import N_DIRECTIONS, OFFSETS, token
+from gamegen_env.actions import N_DIRECTIONS, token
 from gamegen_env.games.artwork import backdrop, colours, sprite, walls
 from gamegen_env.games.base import FRAME_SIZE, SPLITS, GameSource, Step, check_tokens
 from gamegen_env.games.delve import delve
 from gamegen_env.games.grid import GridGame
+from gamegen_env.games.maze import carve
 from gamegen_env.games.rules import Game, Thing
 
 VERSION = 3  # of what equal seeds give; recordings tell by it what they are
 EPISODE = 192  # steps at most
-TILES = (3, 4, 4, 4, 5, 6, 7, 8)  # pixels of a tile: those of a level seldom fall together with a tokenizer's
+TILES = (3, 4, 4, 4, 5, 6, 7, 8)  # pixels of a tile; half of them lie across a tokenizer's cells
 MARGIN = 4  # pixels between a player and the edge, at the start
 _STRAIGHT = tuple(token(name) for name in ("NOOP", "UP", "RIGHT", "LEFT", "DOWN"))
 _ALL_WAYS = tuple(range(N_DIRECTIONS))
@@ -57,32 +58,8 @@ def _level(kind: str, rng: np.random.Generator, width: int, height: int, tile: i
         elif plan == "pillars":
             tiles[2:-1:4, 2:-1:4] = True
         elif plan == "maze":
-            tiles |= _maze(rng, rows, columns)
+            tiles |= carve(rng, rows, columns, 2) & (rng.random((rows, columns)) > 0.08)  # some walls are broken
     return tiles.repeat(tile, 0).repeat(tile, 1)[:height, :width]
-
-
-def _maze(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
-    """Carve a maze of ways two tiles wide, with some walls broken."""
-    solid = np.ones((rows, columns), bool)
-    ys, xs = range(1, rows - 2, 3), range(1, columns - 2, 3)
-    stack, seen = [(0, 0)], {(0, 0)}
-    solid[1:3, 1:3] = False
-    while stack:
-        y, x = stack[-1]
-        ways = [
-            (y + dy, x + dx)
-            for dx, dy in OFFSETS[1:5]
-            if 0 <= y + dy < len(ys) and 0 <= x + dx < len(xs) and (y + dy, x + dx) not in seen
-        ]
-        if not ways:
-            stack.pop()
-            continue
-        there = ways[rng.integers(len(ways))]
-        top, left = min(ys[y], ys[there[0]]), min(xs[x], xs[there[1]])
-        solid[top : max(ys[y], ys[there[0]]) + 2, left : max(xs[x], xs[there[1]]) + 2] = False
-        seen.add(there)
-        stack.append(there)
-    return solid & (rng.random((rows, columns)) > 0.08)
 
 
 def _thing(rng: np.random.Generator, colour: np.ndarray, manner: str, touch: str, largest: int = 8) -> Thing:
