@@ -21,16 +21,9 @@ from gamegen_env.config import ModelConfig
 from gamegen_env.scroll import find_scrolls
 from gamegen_env.stream import Grammar
 
-RULES_VERSION = 6  # of what the encoder decides: raise it with every change, streams kept from before are then not used
+RULES_VERSION = 7  # of what the encoder decides: raise it with every change, streams kept from before are then not used
 WRONG_CODE, AFTER_DROP = 1, 2  # bits of an update's flag
-SCROLL_GUESSES = 5
-# A camera has inertia: to set it in motion, or to change that by more than INERTIA pixels on an axis, must save more
-# than so many updates, and such a share of them; to go on need not. Without the exception every third movement of
-# coinrun was missed, and its camera looked like noise. Measured: to save only 3 lets the "camera" follow the player in
-# games of flat colours, where it stands still; 8 hardly ever does, and costs games whose camera does move 1 to 7 % more
-# updates. A share of 0.15 instead loses a third of the movements of fruitbot, whose texture hides them.
-SCROLL_GAIN, SCROLL_SHARE = 8, 0.05
-INERTIA = 1
+AT_REST = 4  # steps after which a camera that has stopped must set out again: at the top of a jump it only pauses
 # An update moves the picture if repainting misses so many tolerances, and moving leaves at most such a share of that
 # error. Measured at 1, 2, 4 and 8 tolerances: a game of flat colours moves in 19, 8, 3 and 0 % of its updates and gains
 # 0.6 to 0 dB, which is little for one more thing to foretell; a strange body in 82, 82, 82 and 43 %, and 10 to 2 dB.
@@ -73,6 +66,7 @@ class ClosedLoop:
         self.limit = 3 * config.stream.tolerance  # per pixel of three channels
         self.error_rate, self.seed = error_rate, seed
         self.scrolled = np.zeros((num_slots, 2), np.int32)  # by how much, in the step before
+        self.rested = np.full(num_slots, AT_REST)  # steps since the view moved, AT_REST at most
         self.anchor = self.canvas.codes.copy()  # `anchor.py`
         size, c, m = self.canvas.size, self.canvas.cell_size, self.canvas.map_cells
         # On one axis, by origin: how many pixels of each cell are visible, and for each pixel of a
@@ -87,19 +81,19 @@ class ClosedLoop:
     def start(self, slots: np.ndarray, frames: np.ndarray) -> None:
         """Begin clips from their first pictures (n, H, W, 3) uint8."""
         self.canvas.reset(slots, frames)
-        self.scrolled[slots] = 0
+        self.scrolled[slots], self.rested[slots] = 0, AT_REST
         self.anchor[slots] = self.canvas.codes[slots]
 
-    def step(
-        self, slots: np.ndarray, before: np.ndarray, after: np.ndarray, clips: np.ndarray, times: np.ndarray
-    ) -> Updates:
+    def step(self, slots: np.ndarray, after: np.ndarray, clips: np.ndarray, times: np.ndarray) -> Updates:
         """Choose the updates that turn the canvas into the next true picture, and apply them.
 
-        Args: slots: (n,); before, after: (n, H, W, 3) uint8, the true pictures; clips, times: (n,)
-              what the noise of injected errors depends on.
+        Args: slots: (n,); after: (n, H, W, 3) uint8, the true pictures; clips, times: (n,) what the noise of injected
+              errors depends on.
         """
-        scroll, differs, truth = self._scroll(slots, before, after)
-        self.scrolled[slots] = scroll
+        moving = self.rested[slots] < AT_REST
+        scroll = find_scrolls(self.canvas.view(slots), after, self.scrolled[slots], moving, self.grammar.max_scroll)
+        self._moved_on(slots, scroll)
+        differs, truth = self._differing(slots, after, self.grammar.move(self.canvas.origin[slots], scroll))
         row, cell = differs.nonzero()
         code = self.tokenizer.encode_cells(self._patches(slots, scroll, truth, row, cell))
         code, motion = self._moved(slots, scroll, truth, row, cell, code)
@@ -122,9 +116,13 @@ class ClosedLoop:
         """Apply the steps that somebody else has decided, without a scroll: all that is in them counts as an error."""
         scroll = np.zeros((len(slots), 2), np.int32)
         self.canvas.apply(slots, scroll, ptr, cell, code, motion)
-        self.scrolled[slots] = scroll
+        self._moved_on(slots, scroll)
         flag = np.full(len(cell), WRONG_CODE | AFTER_DROP, np.uint8)
         return Updates(scroll, ptr, cell, code, motion, flag, np.full(len(slots), AFTER_DROP, np.uint8))
+
+    def _moved_on(self, slots: np.ndarray, scroll: np.ndarray) -> None:
+        self.scrolled[slots] = scroll
+        self.rested[slots] = np.where(scroll.any(1), 0, np.minimum(self.rested[slots] + 1, AT_REST))
 
     def _differing(self, slots: np.ndarray, frames: np.ndarray, origins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Find the cells that would show something else than the truth, were the views at `origins`.
@@ -146,32 +144,6 @@ class ClosedLoop:
         error = (rows.reshape(n * m, -1) @ self.cell_sum).reshape(n, m, m)
         count = self.n_shown[origins[:, 1], :, None] * self.n_shown[origins[:, 0], None, :]
         return (error > self.limit * count).reshape(n, -1), truth
-
-    def _scroll(
-        self, slots: np.ndarray, before: np.ndarray, after: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the movements (n, 2) that pay, and `_differing` after them."""
-        origins = self.canvas.origin[slots]
-        differs, truth = self._differing(slots, after, origins)
-        scroll = np.zeros((len(slots), 2), np.int32)
-        still = differs.sum(1)
-        last = self.scrolled[slots]
-        moving = last.any(1)
-        price = np.maximum(SCROLL_GAIN, SCROLL_SHARE * still)
-        cost = still + price * (np.abs(last).max(1) > INERTIA)
-        search = (still > np.where(moving, 0, SCROLL_GAIN)).nonzero()[0]
-        if len(search):
-            guesses = find_scrolls(before[search], after[search], self.grammar.max_scroll, SCROLL_GUESSES)
-            guesses = np.concatenate([guesses, last[search][:, None]], axis=1)
-            for guess in guesses.swapaxes(0, 1).astype(np.int32):
-                moved, pasted = self._differing(slots[search], after[search], self.grammar.move(origins[search], guess))
-                abrupt = (np.abs(guess - last[search]).max(1) > INERTIA) | ~moving[search]
-                paid = moved.sum(1) + price[search] * abrupt
-                better = (paid < cost[search]) & guess.any(1)
-                won = search[better]
-                differs[won], truth[won], scroll[won] = moved[better], pasted[better], guess[better]
-                cost[won] = paid[better]
-        return scroll, differs, truth
 
     def _patches(
         self, slots: np.ndarray, scroll: np.ndarray, truth: np.ndarray, row: np.ndarray, cell: np.ndarray

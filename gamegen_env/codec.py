@@ -230,9 +230,8 @@ def encode_clips(
                 slots = np.setdiff1d(slots, turn[holds])
                 if not len(slots):
                     continue
-        before = [frames[i][t - 1] for i, t in zip(clip[slots], time[slots], strict=True)]
         after = [frames[i][t] for i, t in zip(clip[slots], time[slots], strict=True)]
-        parts.append(loop.step(slots, np.stack(before), np.stack(after), clip[slots], time[slots]))
+        parts.append(loop.step(slots, np.stack(after), clip[slots], time[slots]))
         places.append(np.stack([clip[slots], time[slots]]))
         if player is not None:
             seen = zip(clip[slots], time[slots], strict=True)
