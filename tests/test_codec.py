@@ -210,7 +210,7 @@ def test_a_cell_is_updated_where_that_is_worth_it() -> None:
     faint = grey.copy()
     faint[0, 0] = 160  # misses 225; the spot would miss 564
     blurred = grey.reshape(16, 3).copy()
-    blurred[0], blurred[1:4] = 195, 160  # misses 1,239, the spot 900: not worth it
+    blurred[0], blurred[1:3] = 185, 155  # misses 830, the spot 684: not worth it
     frames = np.stack([cells(), cells(faint, blurred.reshape(4, 4, 3))])
     assert not len(encode([frames], table).update_cell)
 
