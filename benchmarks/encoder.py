@@ -12,18 +12,52 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from gamegen_env.checkpoint import load_checkpoint
+from gamegen_env.checkpoint import Checkpoint, load_checkpoint
 from gamegen_env.codec import Stream, decode_stream, encode_clips
+from gamegen_env.config import ModelConfig
 from gamegen_env.evaluation.metrics import psnr
-from gamegen_env.games.shards import iter_clips, read_shard
+from gamegen_env.games.shards import Shard, iter_clips, read_shard
 from gamegen_env.training.data import game_folders
 
 LONGEST = 65  # frames of a clip: as far as rollouts are measured
+
+
+def chosen(data: str, split: str, games: str | None) -> list[Path]:
+    """Return the folders of recorded games, all or those named. Raises: SystemExit on a name that there is not."""
+    folders = game_folders(data, split)
+    if games is None:
+        return folders
+    unknown = sorted(set(games.split(",")) - {folder.name for folder in folders})
+    if unknown:
+        sys.exit(f"argument --games: expected some of {[folder.name for folder in folders]}, got {unknown}")
+    return [folder for folder in folders if folder.name in games.split(",")]
+
+
+def first_clips(folder: Path, count: int) -> list[Shard]:
+    """Return the first clips of a game that are longer than 16 frames."""
+    return [clip for clip in iter_clips(read_shard(folder / "shard-00000.safetensors")) if len(clip) > 16][:count]
+
+
+def coded(clips: Sequence[Shard], config: ModelConfig, checkpoint: Checkpoint, game: str) -> Stream:
+    """Return the first frames of clips as a stream."""
+    return encode_clips(
+        [c.frames[:LONGEST] for c in clips],
+        [c.action[:LONGEST] for c in clips],
+        [c.reward[:LONGEST] for c in clips],
+        [c.terminated[:LONGEST] for c in clips],
+        config,
+        checkpoint.tokenizer,
+        game=game,
+        fingerprint=checkpoint.fingerprint,
+    )
 
 
 def unsteadiness(stream: Stream) -> float:
@@ -47,27 +81,11 @@ def main() -> None:
     args = parser.parse_args()
     checkpoint = load_checkpoint(args.model)
     config, tokenizer = checkpoint.config, checkpoint.tokenizer
-    folders = game_folders(args.data, args.split)
-    if args.games is not None:
-        unknown = sorted(set(args.games.split(",")) - {folder.name for folder in folders})
-        if unknown:
-            parser.error(f"argument --games: expected some of {[folder.name for folder in folders]}, got {unknown}")
-        folders = [folder for folder in folders if folder.name in args.games.split(",")]
     report: dict[str, dict[str, float]] = {}
-    for folder in tqdm(folders, unit="game"):
-        shard = read_shard(next(iter(sorted(folder.glob("shard-*.safetensors")))))
-        clips = [c for c in iter_clips(shard) if len(c) > 16][: args.clips]
+    for folder in tqdm(chosen(args.data, args.split, args.games), unit="game"):
+        clips = first_clips(folder, args.clips)
         began = time.perf_counter()
-        stream = encode_clips(
-            [c.frames[:LONGEST] for c in clips],
-            [c.action[:LONGEST] for c in clips],
-            [c.reward[:LONGEST] for c in clips],
-            [c.terminated[:LONGEST] for c in clips],
-            config,
-            tokenizer,
-            game=folder.name,
-            fingerprint=checkpoint.fingerprint,
-        )
+        stream = coded(clips, config, checkpoint, folder.name)
         seconds = time.perf_counter() - began
         shown = [decode_stream(stream, i, c.frames[0], config, tokenizer) for i, c in enumerate(clips)]
         quality = [psnr(a, c.frames[:LONGEST])[1:].mean() for a, c in zip(shown, clips, strict=True)]

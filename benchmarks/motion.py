@@ -17,13 +17,10 @@ import json
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.encoder import LONGEST, chosen, coded, first_clips
 from gamegen_env.checkpoint import load_checkpoint
-from gamegen_env.codec import Stream, decode_stream, encode_clips
+from gamegen_env.codec import Stream, decode_stream
 from gamegen_env.evaluation.metrics import moving, psnr
-from gamegen_env.games.shards import iter_clips, read_shard
-from gamegen_env.training.data import game_folders
-
-LONGEST = 65  # frames of a clip: as far as rollouts are measured
 
 
 def motions_per_step(stream: Stream) -> float:
@@ -45,29 +42,14 @@ def main() -> None:
     args = parser.parse_args()
     checkpoint = load_checkpoint(args.model)
     report: dict[str, list[dict[str, float]]] = {}
-    folders = game_folders(args.data, args.split)
-    if args.games is not None:
-        unknown = sorted(set(args.games.split(",")) - {folder.name for folder in folders})
-        if unknown:
-            parser.error(f"argument --games: expected some of {[folder.name for folder in folders]}, got {unknown}")
-        folders = [folder for folder in folders if folder.name in args.games.split(",")]
-    for folder in tqdm(folders, unit="game"):
-        clips = [c for c in iter_clips(read_shard(folder / "shard-00000.safetensors")) if len(c) > 16][: args.clips]
+    for folder in tqdm(chosen(args.data, args.split, args.games), unit="game"):
+        clips = first_clips(folder, args.clips)
         report[folder.name] = []
         for reach, sprites in ((0, False), (args.reach, False), (args.reach, True)):
             settings = dataclasses.replace(checkpoint.config.stream, max_motion=reach, sprites=sprites)
             transformer = dataclasses.replace(checkpoint.config.transformer, pointer=True, anchor=sprites)
             config = dataclasses.replace(checkpoint.config, stream=settings, transformer=transformer)
-            stream = encode_clips(
-                [c.frames[:LONGEST] for c in clips],
-                [c.action[:LONGEST] for c in clips],
-                [c.reward[:LONGEST] for c in clips],
-                [c.terminated[:LONGEST] for c in clips],
-                config,
-                checkpoint.tokenizer,
-                game=folder.name,
-                fingerprint=checkpoint.fingerprint,
-            )
+            stream = coded(clips, config, checkpoint, folder.name)
             whole, moved = [], []
             for i, clip in enumerate(clips):
                 truth = clip.frames[:LONGEST]
