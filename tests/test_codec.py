@@ -203,8 +203,8 @@ def test_a_cell_is_updated_where_that_is_worth_it() -> None:
         patch[1 : 1 + pixels] = 100 + by
         return patch.reshape(4, 4, 3)
 
-    # A repaint mends 155 ** 2 / 16, 1,502, of all that is missed, 1,502, 2,222 and 2,923.
-    some, most = off(5, 48), off(7, 57)  # leave 720 and 1,421
+    # A repaint mends 155 ** 2 / 16, 1,502, of all that is missed, 1,502, 2,222 and 3,938: less than WORTH asks.
+    some, most = off(5, 48), off(12, 57)  # leave 720 and 2,437
     frames = np.stack([cells(), cells(spot, some, most)])
     assert encode([frames], table).update_cell.tolist() == [2, 2 * 17 + 2, 4 * 17 + 2]
     faint = grey.copy()
@@ -231,24 +231,6 @@ def test_scrolled_content_keeps_its_pixels(coder: PatchTable) -> None:
     frames = panning(4, [(4, 0)] * 4)
     decoded = decode_stream(encode([frames], coder), 0, frames[0], CONFIG, coder)
     assert np.array_equal(decoded[4][:, :48], frames[0][:, 16:])
-
-
-def test_a_moving_sprite_does_not_mislead_the_camera(coder: PatchTable) -> None:
-    flat = np.full((12, 64, 64, 3), (30, 40, 50), np.uint8)
-    for i, frame in enumerate(flat):
-        frame[50:56, 3 * i : 3 * i + 22] = (250, 250, 250)  # a paddle: nothing says that the camera stands still
-    for frames in (walking(5, 15), flat):
-        assert not encode([frames], coder).scroll.any()
-
-
-def test_a_camera_in_motion_goes_on_where_little_tells_of_it() -> None:
-    world = np.full((204, 204, 3), (30, 40, 50), np.uint8)
-    world[80:104, 72:96] = landscape(6)[80:104, 72:96]  # sets the camera in motion, and is out of sight after 16 steps
-    world[64:72, 150:154] = world[112:120, 150:154] = (250, 250, 250)  # eight cells at most change when it moves on
-    frames = np.stack([world[60:124, x : x + 64] for x in range(64, 138, 2)])
-    table = PatchTable(frames, 8000)
-    assert encode([frames], table).scroll.tolist() == [[2, 0]] * 36
-    assert not encode([frames[17:]], table).scroll.any()  # and does not begin to
 
 
 def test_a_cell_cut_by_the_edge_is_coded_from_its_visible_pixels() -> None:

@@ -9,6 +9,7 @@ from gamegen_env.codec import encode_clips
 from gamegen_env.config import ModelConfig
 from gamegen_env.scroll import THING, find_scrolls
 from tests.patch_table import PatchTable
+from tests.test_codec import landscape, walking
 
 REACH = 8
 
@@ -92,11 +93,28 @@ def test_a_jump_is_the_parabola_that_it_is() -> None:
     assert scrolls(frames).tolist() == [[0, v] for v in speed]
 
 
+def test_a_moving_sprite_does_not_mislead_the_camera() -> None:
+    flat = np.full((12, 64, 64, 3), (30, 40, 50), np.uint8)
+    for i, frame in enumerate(flat):
+        frame[50:56, 3 * i : 3 * i + 22] = (250, 250, 250)  # a paddle: nothing says that the camera stands still
+    for frames in (walking(5, 15), flat):
+        assert not scrolls(frames).any()
+
+
+def test_a_camera_in_motion_goes_on_where_little_tells_of_it() -> None:
+    world = np.full((204, 204, 3), (30, 40, 50), np.uint8)
+    world[80:104, 72:96] = landscape(6)[80:104, 72:96]  # sets the camera in motion, and is out of sight after 16 steps
+    world[64:72, 150:154] = world[112:120, 150:154] = (250, 250, 250)  # eight cells at most change when it moves on
+    frames = np.stack([world[60:124, x : x + 64] for x in range(64, 138, 2)])
+    assert scrolls(frames).tolist() == [[2, 0]] * 36
+    assert not scrolls(frames[17:]).any()  # and does not begin to
+
+
 def scrolls(frames: np.ndarray) -> np.ndarray:
     """The camera's movements in a recording's stream, (steps, 2) int64."""
     n = len(frames)
     stream = encode_clips(
         [frames], [np.zeros(n, np.int64)], [np.zeros(n, np.float32)], [np.zeros(n, bool)], ModelConfig(),
-        PatchTable(frames[::4], 8000), game="test", fingerprint="test",
+        PatchTable(frames, 8000), game="test", fingerprint="test",
     )  # fmt: skip
     return stream.scroll.astype(np.int64)
