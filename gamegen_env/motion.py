@@ -131,17 +131,16 @@ class Motions:
         The motion that most of them may take is theirs, the shortest of equals, then that of most of the others, and
         so on: things move as a whole, and where any motion would do, in a surface of one colour, none must be guessed.
 
-        Args:    allowed: (k, n_motions) bool; groups: (k,) integer >= 0, such as the slot.
+        Args:    allowed: (k, n_motions) bool; groups: (k,) integer, ascending, such as the slot.
         Returns: (k,) int64.
         """
         chosen = np.full(len(groups), -1, np.int64)
         allowed = allowed[:, self.nearest_first]
-        _, group = np.unique(groups, return_inverse=True)
         waiting = np.flatnonzero(allowed.any(1))
         while len(waiting):
-            votes = np.zeros((group.max() + 1, allowed.shape[1]), np.int64)
-            np.add.at(votes, group[waiting], allowed[waiting])
-            common = votes.argmax(1)[group[waiting]]
+            _, first, mine = np.unique(groups[waiting], return_index=True, return_inverse=True)
+            votes = np.add.reduceat(allowed[waiting], first, dtype=np.int32)
+            common = votes.argmax(1)[mine]
             takes = allowed[waiting, common]
             chosen[waiting[takes]] = self.nearest_first[common[takes]]
             waiting = waiting[~takes]

@@ -161,12 +161,12 @@ def test_cells_of_a_group_agree_on_as_few_motions_as_can_be(small: ModelConfig, 
     motions = Motions(small, patches)
     far, left, up = (int(np.flatnonzero((motions.vectors == v).all(1))[0]) for v in ([3, 3], [-1, 0], [0, -1]))
     allowed = np.zeros((8, 49), bool)
-    allowed[[0, 1, 2], far] = True  # group 7: three cells may move far, the first and a fourth also by one
+    allowed[[0, 1, 2], far] = True  # group 1: three cells may move far, the first and a fourth also by one
     allowed[[0, 3], left] = True
     allowed[5, [far, left, motions.still]] = True  # group 2: each is allowed as often, the shortest wins
     allowed[6, motions.still] = True  # to stay is no motion
     allowed[7, [left, up]] = True
-    groups = np.array([7, 7, 7, 7, 7, 2, 2, 4])
+    groups = np.array([1, 1, 1, 1, 1, 2, 2, 4])
     shortest = next(int(m) for m in motions.nearest_first if m in (left, up))
     assert motions.agreed(allowed, groups).tolist() == [far, far, far, left, -1, left, -1, shortest]
     assert motions.agreed(allowed[:0], groups[:0]).shape == (0,)
