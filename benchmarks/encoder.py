@@ -2,10 +2,11 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.encoder --data data --clips 6
 
-The first frames of held-out recordings, coded by the packaged tokenizer. Updates per step; the share of steps in which
-the camera moves; by how many pixels its movement differs from the step's before, on average over those in which it
-moves or has just stopped (a camera with inertia: little); the PSNR of the decoded stream; steps coded per second, on
-one thread. Two sets of rules are compared by running this from both checkouts. The last line is JSON.
+The first frames of held-out recordings, coded by the packaged tokenizer. Updates per step, and the share of them that
+move the picture; the share of steps in which the camera moves; by how many pixels its movement differs from the step's
+before, on average over those in which it moves or has just stopped (a camera with inertia: little); the PSNR of the
+decoded stream; steps coded per second, on one thread. Two sets of rules are compared by running this from both
+checkouts. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -91,16 +92,17 @@ def main() -> None:
         quality = [psnr(a, c.frames[:LONGEST])[1:].mean() for a, c in zip(shown, clips, strict=True)]
         report[folder.name] = {
             "updates": float(np.diff(stream.update_ptr).mean()),
+            "moves": float((stream.update_motion >= 0).mean()),
             "scrolls": float(stream.scroll.any(1).mean()),
             "unsteadiness": unsteadiness(stream),
             "psnr": float(np.mean(quality)),
             "steps_per_s": len(stream.action) / seconds,
         }
-    print("| game | updates/step | scroll % | unsteady, px | dB | steps/s |\n|---|---|---|---|---|---|")
+    print("| game | updates/step | move % | scroll % | unsteady, px | dB | steps/s |\n|---|---|---|---|---|---|---|")
     for game, row in report.items():
         print(
-            f"| {game} | {row['updates']:.1f} | {row['scrolls']:.0%} | {row['unsteadiness']:.2f} | {row['psnr']:.1f} "
-            f"| {row['steps_per_s']:.0f} |"
+            f"| {game} | {row['updates']:.1f} | {row['moves']:.0%} | {row['scrolls']:.0%} | {row['unsteadiness']:.2f} "
+            f"| {row['psnr']:.1f} | {row['steps_per_s']:.0f} |"
         )
     print(json.dumps(report))
 
