@@ -22,9 +22,12 @@ def vocabulary_likelihood(query: Tensor, embedding: Tensor, present: Tensor, cod
     Args: query: (U, d_model) from `Transformer.code_query`; embedding: (codebook_size, d_model);
           present: (U,) int64, what is there and cannot be chosen.
     """
-    there = torch.arange(len(embedding), device=query.device) == present[:, None]
-    logits = torch.where(there, FORBIDDEN, F.linear(query, embedding).float())
-    return logits.gather(1, code[:, None])[:, 0] - logits.logsumexp(1)
+    codes = torch.arange(len(embedding), dtype=torch.int32, device=query.device)
+    logits = F.linear(query, embedding).float() + torch.where(codes == present.int()[:, None], FORBIDDEN, 0.0)
+    # By sums, not by an index and a function that know less: compiled, the gradient is then formed in one go.
+    likely = (logits * torch.where(codes == code.int()[:, None], 1.0, 0.0)).sum(1)
+    top = logits.detach().amax(1)
+    return likely - top - (logits - top[:, None]).exp().sum(1).log()
 
 
 @dataclass(frozen=True)
