@@ -51,7 +51,7 @@ def without(config: ModelConfig, module: str) -> ModelConfig:
 def run(config: ModelConfig, args: argparse.Namespace, games: list[str], seed: int, folder: Path) -> dict[str, float]:
     """Train one model, leave it in a folder and measure it."""
     tokenizer = load_tokenizer(args.tokenizer)
-    streams = load_streams(args.data, "train", config, tokenizer, 0.05, games)
+    streams = load_streams(args.data, "train", config, tokenizer, 0.03, games)
     data = Sampler(streams, config, config.transformer.window, BATCH, seed)
     model = train(config, tokenizer, data, args.steps, args.learning_rate, seed, args.start_from)
     save_checkpoint(folder, config, tokenizer, model)

@@ -126,7 +126,7 @@ def main() -> None:
         transformer=dataclasses.replace(preset.transformer, pointer=True, ballistics=True, anchor=False),
     )
     games, window = args.games.split(","), config.transformer.window
-    data = Sampler(load_streams(args.data, "train", config, tokenizer, 0.05, games), config, window, BATCH, 0)
+    data = Sampler(load_streams(args.data, "train", config, tokenizer, 0.03, games), config, window, BATCH, 0)
     heldout = Sampler(load_streams(args.data, "heldout", config, tokenizer, 0.0, games), config, window, 4, 1)
     path = Path(args.out)
     runs = kept(path)

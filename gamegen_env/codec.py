@@ -53,7 +53,8 @@ class Stream:
         clip_ptr: (clips + 1,) int64, clip i has steps clip_ptr[i]:clip_ptr[i + 1].
         codes: (clips, n_cells) uint16, the map before a clip's first step.
         action, reward_class, done: (steps,) uint8. scroll: (steps, 2) int8, (dx, dy).
-        end_flag: (steps,) uint8, AFTER_DROP if END came too early: updates before it were dropped.
+        end_flag: (steps,) uint8, bits AFTER_DROP (END came too early: updates before it were dropped) and NO_OUTCOME
+            (the reward and termination are not the game's).
         update_ptr: (steps + 1,) int64, step i has updates update_ptr[i]:update_ptr[i + 1].
         update_cell, update_code: (updates,) uint16.
         update_flag: (updates,) uint8, bits WRONG_CODE (the code is an error) and AFTER_DROP (the

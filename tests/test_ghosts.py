@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left
 
 import numpy as np
 import pytest
 
+from gamegen_env.closed_loop import AFTER_DROP
 from gamegen_env.codec import Stream, encode_clips
 from gamegen_env.config import END, ModelConfig
 from gamegen_env.stream import Grammar
@@ -54,6 +56,11 @@ def test_ghosts_come_from_what_moves_and_each_goes_in_its_time(
             now = set((shown != true).nonzero()[0].tolist())
             assert now <= left
             stood += [t] * (len(left) - len(now))
+            # While a ghost stays, whatever is chosen first of all that pass over it is not scored, and nothing else.
+            first = {bisect_left(step.cells.tolist(), ghost) for ghost in now}
+            updates = range(*stream.update_ptr[t + 2 : t + 4].tolist())
+            assert {i for i, u in enumerate(updates) if stream.update_flag[u]} == first - {len(updates)}
+            assert stream.end_flag[t + 2] == AFTER_DROP * (len(updates) in first)
             left = now
         assert not left
         grammar.validate(np.concatenate(rows))

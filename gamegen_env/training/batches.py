@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from gamegen_env.anchor import follow
+from gamegen_env.closed_loop import NO_OUTCOME
 from gamegen_env.codec import Stream
 from gamegen_env.config import ACT, END, SCROLL, UPD, ModelConfig
 from gamegen_env.stream import Grammar
 from gamegen_env.training.ghosts import haunt
+from gamegen_env.training.overtime import play_on
 
 BEGINS = 0.3  # share of sequences that a game begins with, as from a picture: what was before is not known
 EARLY_KEYFRAME = 0.3  # share of sequences whose first keyframe interval is cut short, to see every phase
@@ -55,7 +57,7 @@ class _Piece:
     anchor: np.ndarray  # (n,) int64, likewise
     code: np.ndarray  # (n,) int64, likewise; -1 where the code is not scored
     motion: np.ndarray  # (n,) int64, likewise
-    end: np.ndarray  # (n,) bool, the event after this position is END
+    end: np.ndarray  # (n,) bool, the event after this position is END, and its reward and termination are scored
 
 
 def _keyframe(codes: np.ndarray, origin: np.ndarray, time: int, anchor: np.ndarray, grammar: Grammar) -> _Piece:
@@ -121,7 +123,7 @@ def _steps(
     code[at_update - 1] = np.where(flags & 1, -1, new)
     motion[at_update - 1] = motions
     is_end = np.zeros(n, bool)
-    is_end[end - 1] = True
+    is_end[end - 1] = stream.end_flag[start:stop] & NO_OUTCOME == 0
 
     after = codes.copy()
     after[cells] = new  # numpy keeps the last of equal indices
@@ -141,6 +143,7 @@ class Sampler:
         seed: int,
         variants: Sequence[tuple[Sequence[Stream], float]] = (),
         ghosts: float = 0.0,
+        overtime: float = 0.0,
     ) -> None:
         """Draw from streams.
 
@@ -148,6 +151,7 @@ class Sampler:
                 variants: the same games, in the same order, recorded or coded otherwise; each for a share
                 of the sequences.
                 ghosts: share of the keyframes that are haunted (`ghosts.py`).
+                overtime: share of the games' ends that come late (`overtime.py`).
         Raises: ValueError on a sequence beyond the window, streams that are missing, or shares above 1 in all.
         """
         if sequence > config.transformer.window:
@@ -162,8 +166,10 @@ class Sampler:
             raise ValueError(f"variants: expected shares of at least 0, at most 1 in all, got {shares}")
         if not 0 <= ghosts <= 1:
             raise ValueError(f"ghosts: expected a share from 0 to 1, got {ghosts!r}")
+        if not 0 <= overtime <= 1:
+            raise ValueError(f"overtime: expected a share from 0 to 1, got {overtime!r}")
         self.streams, self.config = list(streams), config
-        self.grammar, self.ghosts = Grammar(config), ghosts
+        self.grammar, self.ghosts, self.overtime = Grammar(config), ghosts, overtime
         self.variants = list(variants)
         self.sequence, self.batch, self.seed = sequence, batch, seed
 
@@ -188,8 +194,10 @@ class Sampler:
         size, time = 0, 0
         while size < self.sequence:
             stream = game.only(int(rng.integers(0, game.n_clips)))
+            step = int(rng.integers(0, max(1, len(stream.action) - 16)))
+            if self.overtime and rng.random() < self.overtime:
+                stream = play_on(stream, rng)
             last = len(stream.action)
-            step = int(rng.integers(0, max(1, last - 16)))
             codes, origin = stream.map_at(0, step)
             codes, origin = codes.astype(np.int64), origin.astype(np.int64)
             anchor = self._anchor(stream, step, codes, rng)

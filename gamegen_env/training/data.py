@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from gamegen_env.checkpoint import load_checkpoint, tokenizer_fingerprint
-from gamegen_env.closed_loop import RULES_VERSION
+from gamegen_env.closed_loop import LASTING, RULES_VERSION
 from gamegen_env.codec import Stream, encode_clips
 from gamegen_env.config import ModelConfig
 from gamegen_env.games.restyle import restyle
@@ -80,6 +80,8 @@ def load_streams(
     """
     fingerprint = tokenizer_fingerprint(tokenizer)
     kind = f"{fingerprint}-rules{RULES_VERSION}-tolerance{config.stream.tolerance:g}-errors{error_rate:g}"
+    if error_rate:
+        kind += f"-lasting{LASTING}"
     if config.stream.max_motion:
         kind += f"-motion{config.stream.max_motion}" + "-sprites" * config.stream.sprites
     folders = {folder.name: folder for folder in game_folders(data, split)}

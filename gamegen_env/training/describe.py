@@ -1,6 +1,6 @@
 """What recorded games are like as streams: how much changes, who presses what, what it pays.
 
-gamegen describe --data data --error-rate 0.05      (the streams that training has coded)
+gamegen describe --data data --error-rate 0.03      (the streams that training has coded)
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ makes it part of the map, and nothing that a model has learned from says that it
 recordings nothing stays behind. So some keyframes of training sequences get such pieces, near to
 where they belong, and later steps put back what was there, each piece by itself: that carries a loss.
 
-When a piece goes does not depend on how long it has stood. Were it always within a few steps, what
+When a piece goes does not depend on how long it has stood, and while it stays, what is chosen instead
+of taking it away carries no loss. Were it always within a few steps, or were its staying scored, what
 has outlived them would be no ghost, and a model that once missed one would leave it for good.
 """
 
@@ -16,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from gamegen_env.closed_loop import AFTER_DROP
 from gamegen_env.codec import Stream
 from gamegen_env.stream import Grammar
 
 MOST = 8  # ghosts in a map
 SOON = 32  # steps whose updates they are pieces of
 NEAR = 3  # cells, on each axis, from where they belong
-LEAVES = 0.2  # chance per step that a ghost goes
+LEAVES = 0.1  # chance per step that a ghost goes
 
 
 def haunt(
@@ -66,4 +68,12 @@ def haunt(
     haunted[places] = ghosts
     later = ptr + np.searchsorted(away, np.arange(len(ptr)))
     arrays: dict[str, Any] = {name: np.insert(getattr(stream, name), at, values) for name, values in updates.items()}
+    arrays["end_flag"] = stream.end_flag.copy()
+    for until, place in zip(away.tolist(), places.tolist(), strict=True):
+        for t in range(step, until):
+            passed = int(later[t] + np.searchsorted(arrays["update_cell"][later[t] : later[t + 1]], place))
+            if passed < later[t + 1]:
+                arrays["update_flag"][passed] |= AFTER_DROP
+            else:
+                arrays["end_flag"][t] |= AFTER_DROP
     return dataclasses.replace(stream, update_ptr=later, **arrays), haunted

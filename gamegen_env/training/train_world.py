@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--error-rate",
         type=float,
-        default=0.05,
+        default=0.03,
         help="share of updates that the training streams get wrong on purpose, to learn the repair",
     )
     parser.add_argument(
@@ -181,7 +181,14 @@ def main(argv: list[str] | None = None) -> None:
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="share of the keyframes that show pieces of what moves elsewhere, which the next steps take away",
+        help="share of the keyframes that show pieces of what moves elsewhere, which later steps take away",
+    )
+    parser.add_argument(
+        "--overtime",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the games' ends that are missed at first and said some steps later",
     )
     parser.add_argument(
         "--kv-quantised",
@@ -197,8 +204,9 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(
             f"--restyled, --self-play: expected shares from 0 to 1 in all, got {args.restyled}, {args.self_play}"
         )
-    if not 0 <= args.ghosts <= 1:
-        parser.error(f"argument --ghosts: expected a share from 0 to 1, got {args.ghosts}")
+    for name in ("ghosts", "overtime"):
+        if not 0 <= getattr(args, name) <= 1:
+            parser.error(f"argument --{name}: expected a share from 0 to 1, got {getattr(args, name)}")
     if args.player is not None and not args.self_play:
         parser.error("argument --player: expected a share for --self-play beside it, got none")
     player = args.player or args.start_from
@@ -235,6 +243,7 @@ def main(argv: list[str] | None = None) -> None:
         args.seed,
         variants,
         args.ghosts,
+        args.overtime,
     )
     heldout = Sampler(
         load_streams(args.data, "heldout", config, tokenizer, 0.0, games), config, sequence, args.batch, VALIDATION_SEED
