@@ -453,7 +453,6 @@ def test_training_refuses_in_one_line(recording: Path, tokenizer_run: Path, tmp_
     [
         (["--ghosts", "1.5"], "--ghosts: expected a share from 0 to 1, got 1.5"),
         (["--overtime", "-1"], "--overtime: expected a share from 0 to 1, got -1"),
-        (["--lapses", "2"], "--lapses: expected a share from 0 to 1, got 2.0"),
         (["--player", "pocket"], "--player: expected a share for --self-play beside it, got none"),
         (["--self-play", "0.5"], "--self-play: expected --player or --from MODEL, which is to play, got none"),
     ],

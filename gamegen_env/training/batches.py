@@ -18,7 +18,6 @@ from gamegen_env.codec import Stream
 from gamegen_env.config import ACT, END, SCROLL, UPD, ModelConfig
 from gamegen_env.stream import Grammar
 from gamegen_env.training.ghosts import haunt
-from gamegen_env.training.lapses import LASTING, lapse
 from gamegen_env.training.overtime import play_on
 
 BEGINS = 0.3  # share of sequences that a game begins with, as from a picture: what was before is not known
@@ -145,7 +144,6 @@ class Sampler:
         variants: Sequence[tuple[Sequence[Stream], float]] = (),
         ghosts: float = 0.0,
         overtime: float = 0.0,
-        lapses: float = 0.0,
     ) -> None:
         """Draw from streams.
 
@@ -154,7 +152,6 @@ class Sampler:
                 of the sequences.
                 ghosts: share of the keyframes that are haunted (`ghosts.py`).
                 overtime: share of the games' ends that come late (`overtime.py`).
-                lapses: share of the clips in which things are lost or stay behind (`lapses.py`).
         Raises: ValueError on a sequence beyond the window, streams that are missing, or shares above 1 in all.
         """
         if sequence > config.transformer.window:
@@ -171,10 +168,8 @@ class Sampler:
             raise ValueError(f"ghosts: expected a share from 0 to 1, got {ghosts!r}")
         if not 0 <= overtime <= 1:
             raise ValueError(f"overtime: expected a share from 0 to 1, got {overtime!r}")
-        if not 0 <= lapses <= 1:
-            raise ValueError(f"lapses: expected a share from 0 to 1, got {lapses!r}")
         self.streams, self.config = list(streams), config
-        self.grammar, self.ghosts, self.overtime, self.lapses = Grammar(config), ghosts, overtime, lapses
+        self.grammar, self.ghosts, self.overtime = Grammar(config), ghosts, overtime
         self.variants = list(variants)
         self.sequence, self.batch, self.seed = sequence, batch, seed
 
@@ -203,10 +198,6 @@ class Sampler:
             if self.overtime and rng.random() < self.overtime:
                 stream = play_on(stream, rng)
             last = len(stream.action)
-            if self.lapses and rng.random() < self.lapses:
-                tokens = np.cumsum(2 + np.diff(stream.update_ptr[step:]))
-                reached = step + int(np.searchsorted(tokens, self.sequence - size))
-                stream = lapse(stream, self.grammar, max(0, step - LASTING), min(reached, last), rng)
             codes, origin = stream.map_at(0, step)
             codes, origin = codes.astype(np.int64), origin.astype(np.int64)
             anchor = self._anchor(stream, step, codes, rng)

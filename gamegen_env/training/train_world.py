@@ -191,13 +191,6 @@ def main(argv: list[str] | None = None) -> None:
         help="share of the games' ends that are missed at first and said some steps later",
     )
     parser.add_argument(
-        "--lapses",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="share of the clips in which whole things are lost or stay behind for some steps",
-    )
-    parser.add_argument(
         "--kv-quantised",
         type=float,
         default=0.2,
@@ -211,7 +204,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(
             f"--restyled, --self-play: expected shares from 0 to 1 in all, got {args.restyled}, {args.self_play}"
         )
-    for name in ("ghosts", "overtime", "lapses"):
+    for name in ("ghosts", "overtime"):
         if not 0 <= getattr(args, name) <= 1:
             parser.error(f"argument --{name}: expected a share from 0 to 1, got {getattr(args, name)}")
     if args.player is not None and not args.self_play:
@@ -251,7 +244,6 @@ def main(argv: list[str] | None = None) -> None:
         variants,
         args.ghosts,
         args.overtime,
-        args.lapses,
     )
     heldout = Sampler(
         load_streams(args.data, "heldout", config, tokenizer, 0.0, games), config, sequence, args.batch, VALIDATION_SEED
