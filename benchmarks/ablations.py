@@ -32,7 +32,8 @@ from gamegen_env.world import World
 
 MODULES = ("ballistics", "pointer", "anchor")
 ARMS = ("nothing", *MODULES, "sprites")
-NEEDED = {"pointer": ("anchor", "sprites"), "anchor": ("sprites",)}  # falls too; motions with the pointer
+# What falls too, as motions do with the pointer, and things with sprites.
+NEEDED = {"pointer": ("anchor", "sprites"), "anchor": ("sprites",)}
 SEQUENCES = 4  # held-out windows per game
 ROOMS = "physics-"
 
@@ -41,8 +42,9 @@ def without(config: ModelConfig, module: str) -> ModelConfig:
     """Take a module away, and what cannot be without it."""
     off = {module, *NEEDED.get(module, ())}
     stream, transformer = config.stream, config.transformer
+    sprites = stream.sprites and "sprites" not in off
     stream = dataclasses.replace(
-        stream, max_motion=stream.max_motion * (module != "pointer"), sprites=stream.sprites and "sprites" not in off
+        stream, max_motion=stream.max_motion * (module != "pointer"), sprites=sprites, things=stream.things and sprites
     )
     switches = dict.fromkeys(off & set(MODULES), False)
     return dataclasses.replace(config, stream=stream, transformer=dataclasses.replace(transformer, **switches))

@@ -32,7 +32,7 @@ def show(stream: Stream, clip: int, first: np.ndarray, checkpoint: Checkpoint, h
     canvas.reset(SLOT, first[None])
     shown = [canvas.view(SLOT)[0]]
     for step in stream.steps(clip):
-        canvas.apply(SLOT, np.array([step.scroll]), np.array([0, len(step.cells)]), step.cells, step.codes)
+        canvas.apply(SLOT, np.array([step.scroll]), *step.painted())
         if how != "canvas":
             canvas.memory_codes[:] = -1
         if how == "whole frames":

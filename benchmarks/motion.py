@@ -2,10 +2,11 @@
 
     python -m benchmarks.motion --data data --reach 6
 
-The first frames of held-out recordings, coded by the packaged tokenizer three times: updates repaint only, may move by
-up to `--reach` pixels, and may move what stands out alone. Updates per step, the share of them that move, the different
-motions of a step in which something does, and the PSNR of the decoded stream: of the whole picture, and of the cells
-that differ from the clip's first picture. The last line is JSON.
+The first frames of held-out recordings, coded by the packaged tokenizer four times: updates repaint only, may move by
+up to `--reach` pixels, may move what stands out alone, and may carry along what hangs together with it. Updates per
+step (what is carried along is none), the share of them that move, the different motions of a step in which something
+does, and the PSNR of the decoded stream: of the whole picture, and of the cells that differ from the clip's first
+picture. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -45,8 +46,11 @@ def main() -> None:
     for folder in tqdm(chosen(args.data, args.split, args.games), unit="game"):
         clips = first_clips(folder, args.clips)
         report[folder.name] = []
-        for reach, sprites in ((0, False), (args.reach, False), (args.reach, True)):
-            settings = dataclasses.replace(checkpoint.config.stream, max_motion=reach, sprites=sprites)
+        for forms in range(4):
+            reach, sprites = args.reach * (forms > 0), forms > 1
+            settings = dataclasses.replace(
+                checkpoint.config.stream, max_motion=reach, sprites=sprites, things=forms > 2
+            )
             transformer = dataclasses.replace(checkpoint.config.transformer, pointer=True, anchor=sprites)
             config = dataclasses.replace(checkpoint.config, stream=settings, transformer=transformer)
             stream = coded(clips, config, checkpoint, folder.name)

@@ -31,7 +31,8 @@ def follow(
     scroll = stream.scroll[start:stop].astype(np.int64)
     if not grammar.anchored or not scroll.any():  # nobody asks, or nothing comes on screen
         return anchor[cells], anchor
-    new = stream.update_code[first:last].astype(np.int64)
+    step, changed, new = stream.changes(start, stop)
+    begin = np.searchsorted(step, np.arange(stop - start + 1))
     origins = np.concatenate([origin[None], (origin + np.cumsum(scroll, 0)) % grammar.size])
     appeared = grammar.appeared(origins[:-1], origins[1:])
     codes, anchor = codes.copy(), anchor.copy()
@@ -39,6 +40,7 @@ def follow(
     for i in range(stop - start):
         at = slice(int(ptr[start + i]) - first, int(ptr[start + i + 1]) - first)
         seen[at] = anchor[cells[at]]
-        codes[cells[at]] = new[at]
+        now = slice(begin[i], begin[i + 1])
+        codes[changed[now]] = new[now]
         anchor[appeared[i]] = codes[appeared[i]]
     return seen, anchor

@@ -18,6 +18,7 @@ import numpy as np
 
 from gamegen_env.config import ModelConfig
 from gamegen_env.motion import Motions, stands_out
+from gamegen_env.things import Along, hanging
 
 Place = tuple[int, slice, slice]
 
@@ -101,7 +102,7 @@ class Canvas:
         spare = [(0, 0), (0, 1), (0, 1)]
         self.codes[slots] = np.pad(codes, spare, mode="edge").reshape(n, -1)
         self.cells()[slots] = np.pad(patches, [*spare, (0, 0), (0, 0), (0, 0)], mode="edge")
-        self.original[slots] = self._whole(np.zeros((n, 2), np.int32))
+        self.original[slots] = self.whole(np.zeros((n, 2), np.int32))
         self.origin[slots] = 0
         self.memory_codes[slots] = -1
         self.memory_pixels[slots] = 0
@@ -120,7 +121,7 @@ class Canvas:
                 out = stands_out(self.pixels[on_torus], self.anchors[on_torus])
                 self.anchors[on_torus] = np.where(out, self.anchors[on_torus], frames[on_screen])
             self.pixels[on_torus] = frames[on_screen]
-        self.original[slots] |= self._whole(self.origin[slots])
+        self.original[slots] |= self.whole(self.origin[slots])
 
     def apply(
         self,
@@ -143,7 +144,7 @@ class Canvas:
         if len(cells):
             self._update(slots, ptr, cells, codes, motions)
         if self.sprites and np.any(scrolls):
-            row, cell = (self._whole(self.origin[slots]) & ~self._whole(before)).nonzero()
+            row, cell = (self.whole(self.origin[slots]) & ~self.whole(before)).nonzero()
             place = (np.asarray(slots)[row], cell // self.map_cells, cell % self.map_cells)
             self._by_cell(self.anchors)[place] = self.cells()[place]
 
@@ -206,7 +207,49 @@ class Canvas:
         advance = ~stands
         self.memory_next[slot[advance], cells[advance]] = (entry[advance] + 1) % self.memory_codes.shape[2]
 
-    def _whole(self, origins: np.ndarray) -> np.ndarray:
+    def carried(
+        self, slots: np.ndarray, scrolls: np.ndarray, ptr: np.ndarray, cells: np.ndarray, motions: np.ndarray
+    ) -> Along:
+        """Find what the things of a step carry along (`things.py`), before it is applied; nothing changes yet.
+
+        Where two things would change a cell, the one named first does. Args as `apply`.
+        """
+        table, m, c = self.motions, self.map_cells, self.cell_size
+        mover = np.zeros(0, np.int64)
+        if table is not None and table.things:
+            mover = (motions >= 2 * table.n_vectors).nonzero()[0]
+        if table is None or not len(mover):
+            return Along(mover, mover, mover, mover, np.zeros((0, c, c, 3), np.uint8))
+        slots, row = np.asarray(slots), np.repeat(np.arange(len(slots)), np.diff(ptr))
+        origins = (self.origin[slots] + scrolls) % self.size
+        free = self.whole(self.origin[slots]) & self.whole(origins)
+        free[row, cells] = False
+        at, motion = row[mover], motions[mover] - table.n_vectors
+        seen = self._on_screen(origins[at])
+        moved, changed = hanging(table, self.pixels[slots[at]], self.anchors[slots[at]], seen, cells[mover], motion)
+        which, cell = (changed & free[at]).nonzero()
+        _, first = np.unique(at[which] * m * m + cell, return_index=True)
+        which, cell = which[first], cell[first]
+        pixels = self._by_cell(moved)[which, cell // m, cell % m]
+        return Along(at[which], cell, motion[which].astype(np.int64), mover[which], pixels)
+
+    def carry(self, slots: np.ndarray, along: Along, codes: np.ndarray) -> None:
+        """Show what things have carried along, after `apply`.
+
+        Args: slots: (n,) integer, as there; along: of `carried`, before it; codes: (k,) integer, the cells' new ones.
+        """
+        slot, cells = np.asarray(slots)[along.row], along.cells
+        painted, place = self.cells(), (slot, cells // self.map_cells, cells % self.map_cells)
+        self._remember(slot, cells, self.codes[slot, cells], painted[place])
+        self.codes[slot, cells], self.original[slot, cells] = codes, False
+        painted[place] = along.pixels
+
+    def _on_screen(self, origins: np.ndarray) -> np.ndarray:
+        """Return which pixels of the torus (n, size, size) bool are on screen, views at `origins` (n, 2)."""
+        seen = (np.arange(self.size) - origins[..., None]) % self.size < self.frame_size  # (n, 2, size)
+        return np.asarray(seen[:, 1, :, None] & seen[:, 0, None, :])
+
+    def whole(self, origins: np.ndarray) -> np.ndarray:
         """Return which cells (n, M * M) are on screen in full, views at `origins` (n, 2)."""
         m, c = self.map_cells, self.cell_size
         apart = (np.arange(m) * c - origins[..., None]) % self.size  # of a cell's first pixel from the view's

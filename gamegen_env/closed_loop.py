@@ -24,8 +24,9 @@ from gamegen_env.cell_cache import CellCache
 from gamegen_env.config import ModelConfig
 from gamegen_env.scroll import find_scrolls
 from gamegen_env.stream import Grammar
+from gamegen_env.things import groups
 
-RULES_VERSION = 8  # of what the encoder decides: raise it with every change, streams kept from before are then not used
+RULES_VERSION = 9  # of what the encoder decides: raise it with every change, streams kept from before are then not used
 WRONG_CODE, AFTER_DROP = 1, 2  # bits of an update's flag; a step's END has the second, and:
 NO_OUTCOME = 4  # its reward and termination are not the game's
 AT_REST = 4  # steps after which a camera that has stopped must set out again: at the top of a jump it only pauses
@@ -47,7 +48,7 @@ CACHE_BITS = 16  # measured on Procgen, four times as many patches are found 1 t
 
 @dataclass(frozen=True)
 class Updates:
-    """What one encoder step decided for n slots: arrays as in `Stream`, ptr (n + 1,) into the ragged ones."""
+    """What one encoder step decided for n slots: arrays as in `Stream`, the ptrs (n + 1,) into the ragged ones."""
 
     scroll: np.ndarray
     ptr: np.ndarray
@@ -56,6 +57,10 @@ class Updates:
     motion: np.ndarray
     flag: np.ndarray
     end_flag: np.ndarray
+    carried_ptr: np.ndarray
+    carried_cell: np.ndarray
+    carried_code: np.ndarray
+    carried_motion: np.ndarray
 
 
 class ClosedLoop:
@@ -112,26 +117,43 @@ class ClosedLoop:
         code, motion, worth = self._moved(slots, scroll, truth, row, cell, looks)
         news = worth & ((code != self.canvas.codes[slots[row], cell]) | (motion >= 0))
         row, cell, code, motion, looks = row[news], cell[news], code[news], motion[news], looks[news]
+        motion, told = self._as_things(slots, scroll, truth, row, cell, motion)
+        row, cell, code, motion, looks = row[told], cell[told], code[told], motion[told], looks[told]
         flag, end_flag = np.zeros(len(cell), np.uint8), np.zeros(len(slots), np.uint8)
         if self.error_rate:
             row, cell, code, motion, flag, end_flag = self._spoil(slots, clips, times, row, cell, code, motion, looks)
-        ptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(slots)))])
         before = self.canvas.origin[slots]
-        self.canvas.apply(slots, scroll, ptr, cell, code, motion)
+        updates = self._apply(slots, scroll, _ptr(row, len(slots)), cell, code, motion, flag, end_flag)
         if scroll.any():
             row, cells = self.grammar.appeared(before, self.canvas.origin[slots]).nonzero()
             self.anchor[slots[row], cells] = self.canvas.codes[slots[row], cells]
-        return Updates(scroll, ptr, cell, code, motion, flag, end_flag)
+        return updates
 
     def accept(
         self, slots: np.ndarray, ptr: np.ndarray, cell: np.ndarray, code: np.ndarray, motion: np.ndarray
     ) -> Updates:
         """Apply the steps that somebody else has decided, without a scroll: all that is in them counts as an error."""
         scroll = np.zeros((len(slots), 2), np.int32)
-        self.canvas.apply(slots, scroll, ptr, cell, code, motion)
-        self._moved_on(slots, scroll)
         flag = np.full(len(cell), WRONG_CODE | AFTER_DROP, np.uint8)
-        return Updates(scroll, ptr, cell, code, motion, flag, np.full(len(slots), AFTER_DROP, np.uint8))
+        end_flag = np.full(len(slots), AFTER_DROP, np.uint8)
+        updates = self._apply(slots, scroll, ptr, cell, code, motion, flag, end_flag)
+        self._moved_on(slots, scroll)
+        return updates
+
+    def _apply(
+        self, slots: np.ndarray, scroll: np.ndarray, ptr: np.ndarray,
+        cell: np.ndarray, code: np.ndarray, motion: np.ndarray, flag: np.ndarray, end_flag: np.ndarray,
+    ) -> Updates:  # fmt: skip
+        """Show a step, with what its things carry along."""
+        canvas = self.canvas
+        along = canvas.carried(slots, scroll, ptr, cell, motion)
+        at, looks = slots[along.row], np.zeros(0, np.int32)
+        if len(at) and canvas.motions is not None:
+            looks = canvas.motions.moved_codes(canvas.codes[at], self.anchor[at], along.cells, along.motions)
+        canvas.apply(slots, scroll, ptr, cell, code, motion)
+        canvas.carry(slots, along, looks)
+        begin = _ptr(along.row, len(slots))
+        return Updates(scroll, ptr, cell, code, motion, flag, end_flag, begin, along.cells, looks, along.motions)
 
     def _moved_on(self, slots: np.ndarray, scroll: np.ndarray) -> None:
         self.scrolled[slots] = scroll
@@ -230,6 +252,45 @@ class ClosedLoop:
         worth = ~whole | (left <= WORTH * stay) | (stay - left >= WORTH_TOLERANCES * self.limit / 3)
         return code, motion, worth
 
+    def _as_things(
+        self, slots: np.ndarray, scroll: np.ndarray, truth: np.ndarray,
+        row: np.ndarray, cell: np.ndarray, motion: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """Let one update tell of a thing, where nothing that it carries along goes wrong for it.
+
+        Returns: motions (k,) int64; and which updates are told, (k,) bool: the others are carried along.
+        """
+        motions, canvas = self.canvas.motions, self.canvas
+        told = np.ones(len(row), bool)
+        if motions is None or not motions.things or not (motion >= motions.n_vectors).any():
+            return motion, told
+        n, m, c = motions.n_vectors, canvas.map_cells, canvas.cell_size
+        # Were every group told by the one in its middle: what would be carried along, and by whom?
+        moving = (motion >= n).nonzero()[0]
+        middle = moving[groups(row[moving], cell[moving], motion[moving], m)]
+        told[moving] = middle == moving
+        named = told.nonzero()[0]
+        trial = np.where(motion >= n, motion + n, motion)[named]
+        found = canvas.carried(slots, scroll, _ptr(row[named], len(slots)), cell[named], trial)
+        teller, y, x = named[found.update], found.cells // m, found.cells % m
+        wanted = truth.reshape(-1, m, c, m, c, 3).swapaxes(2, 3)[found.row, y, x]
+        before = canvas.cells()[slots[found.row], y, x]
+        stay, error = (np.square(p.astype(np.float32) - wanted).mean((1, 2, 3)) for p in (before, found.pixels))
+        update = np.full((len(slots), m * m), -1)
+        update[row, cell] = np.arange(len(row))
+        carried = update[found.row, found.cells]  # the update that would be spared, if there is one
+        group = np.full(len(row) + 1, -1)  # the last: of none
+        group[moving] = middle
+        own = group[carried] == teller
+        right = np.ones(len(row), bool)
+        right[teller[~own & (error > np.maximum(self.limit / 3, stay))]] = False
+        told[:] = True
+        told[carried[own & right[teller]]] = False
+        leads = np.unique(middle)
+        motion = motion.copy()
+        motion[leads[right[leads]]] += n
+        return motion, told
+
     def _spoil(
         self, slots: np.ndarray, clips: np.ndarray, times: np.ndarray,
         row: np.ndarray, cell: np.ndarray, code: np.ndarray, motion: np.ndarray, looks: np.ndarray,
@@ -264,6 +325,11 @@ class ClosedLoop:
         end[last_kept < last] = AFTER_DROP
         code, motion = np.where(spoilt, wrong, code), np.where(spoilt, -1, motion)
         return row[keep], cell[keep], code[keep], motion[keep], flag.astype(np.uint8), end
+
+
+def _ptr(row: np.ndarray, n: int) -> np.ndarray:
+    """Return where the parts of rows (k,), ascending or not, 0..n - 1, would begin and end: (n + 1,)."""
+    return np.concatenate([[0], np.cumsum(np.bincount(row, minlength=n))])
 
 
 def noise(seed: int, *counters: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from gamegen_env.canvas import Canvas, CellCoder
 from gamegen_env.closed_loop import ClosedLoop, Updates
 from gamegen_env.config import FORMAT_VERSION, N_REWARD_CLASSES, ModelConfig, StreamConfig, from_dict
 from gamegen_env.files import write_atomic
-from gamegen_env.stream import Step
+from gamegen_env.stream import Carried, Step
 
 _META = "stream"  # the header key, as in recorded shards
 
@@ -30,6 +30,9 @@ _ARRAYS = {
     "end_flag": ("uint8", "steps"), "update_ptr": ("int64", "steps + 1"),
     "update_cell": ("uint16", "updates"), "update_code": ("uint16", "updates"), "update_flag": ("uint8", "updates"),
     "update_motion": ("int16", "updates"),
+    "carried_ptr": ("int64", "steps + 1"),
+    "carried_cell": ("uint16", "carried"), "carried_code": ("uint16", "carried"),
+    "carried_motion": ("int16", "carried"),
 }  # fmt: skip
 
 
@@ -41,6 +44,8 @@ class Player(Protocol):
     def turns(self, clips: np.ndarray, times: np.ndarray) -> np.ndarray: ...
 
     def play(self, slots: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, Any]: ...
+
+    def carry(self, slots: np.ndarray, updates: Updates) -> None: ...
 
     def watch(self, slots: np.ndarray, steps: Sequence[Step]) -> None: ...
 
@@ -60,6 +65,8 @@ class Stream:
         update_flag: (updates,) uint8, bits WRONG_CODE (the code is an error) and AFTER_DROP (the
             choice of the cell is: one that should have come before it was dropped).
         update_motion: (updates,) int16, the motion by which the picture moves there, -1 where it is repainted.
+        carried_ptr, carried_cell, carried_code, carried_motion: likewise, what things carry along (`things.py`): no
+            tokens, but cells of the map that change.
         game: where the clips come from. tokenizer: fingerprint of what made the codes.
         settings, cell_size: the tile map's. error_rate: share of updates that are errors.
     """
@@ -76,6 +83,10 @@ class Stream:
     update_code: np.ndarray
     update_flag: np.ndarray
     update_motion: np.ndarray
+    carried_ptr: np.ndarray
+    carried_cell: np.ndarray
+    carried_code: np.ndarray
+    carried_motion: np.ndarray
     game: str
     tokenizer: str
     settings: StreamConfig
@@ -89,32 +100,55 @@ class Stream:
     def only(self, clip: int) -> Stream:
         """Return a clip alone; its arrays are views of these."""
         steps = slice(int(self.clip_ptr[clip]), int(self.clip_ptr[clip + 1]))
-        ptr = self.update_ptr[steps.start : steps.stop + 1]
-        part = {"steps": steps, "updates": slice(int(ptr[0]), int(ptr[-1])), "clips": slice(clip, clip + 1)}
+        ptr, carried = (p[steps.start : steps.stop + 1] for p in (self.update_ptr, self.carried_ptr))
+        part = {
+            "steps": steps, "updates": slice(int(ptr[0]), int(ptr[-1])), "clips": slice(clip, clip + 1),
+            "carried": slice(int(carried[0]), int(carried[-1])),
+        }  # fmt: skip
         arrays: dict[str, Any] = {
             name: getattr(self, name)[part[counted]] for name, (_, counted) in _ARRAYS.items() if counted in part
         }
         arrays["clip_ptr"] = np.array([0, steps.stop - steps.start])
-        return replace(self, update_ptr=ptr - ptr[0], **arrays)
+        return replace(self, update_ptr=ptr - ptr[0], carried_ptr=carried - carried[0], **arrays)
 
     def steps(self, clip: int) -> Iterator[Step]:
         """Yield the steps of a clip."""
         for i in range(int(self.clip_ptr[clip]), int(self.clip_ptr[clip + 1])):
             updates = slice(int(self.update_ptr[i]), int(self.update_ptr[i + 1]))
+            along = slice(int(self.carried_ptr[i]), int(self.carried_ptr[i + 1]))
             yield Step(
                 int(self.action[i]), (int(self.scroll[i, 0]), int(self.scroll[i, 1])),
                 self.update_cell[updates].astype(np.int32), self.update_code[updates].astype(np.int32),
                 int(self.reward_class[i]), bool(self.done[i]), self.update_motion[updates].astype(np.int32),
+                _carried(self, along),
             )  # fmt: skip
 
     def map_at(self, clip: int, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the map (n_cells,) int32 and origin (2,) int32 after `step` steps of a clip."""
         first = int(self.clip_ptr[clip])
-        updates = slice(int(self.update_ptr[first]), int(self.update_ptr[first + step]))
+        _, cells, new = self.changes(first, first + step)
         codes = self.codes[clip].astype(np.int32)
-        codes[self.update_cell[updates]] = self.update_code[updates]  # of equal indices the last one stays
+        codes[cells] = new  # of equal indices the last one stays
         moved = self.scroll[first : first + step].sum(0, dtype=np.int32)
         return codes, moved % np.int32(self.settings.map_cells * self.cell_size)
+
+    def changes(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what changes in the maps in steps [start, stop), told or carried along.
+
+        Returns: the steps (k,) int64, ascending from 0, their cells (k,) and new codes (k,) int64; a step's cells are
+                 all different, and those that it updates itself come first.
+        """
+        parts = []
+        for ptr, cell, code in (
+            (self.update_ptr, self.update_cell, self.update_code),
+            (self.carried_ptr, self.carried_cell, self.carried_code),
+        ):
+            part = slice(int(ptr[start]), int(ptr[stop]))
+            step = np.repeat(np.arange(stop - start), np.diff(ptr[start : stop + 1]))
+            parts.append((step, cell[part].astype(np.int64), code[part].astype(np.int64)))
+        step, cells, codes = (np.concatenate(x) for x in zip(*parts, strict=True))
+        order = np.argsort(step, kind="stable")
+        return step[order], cells[order], codes[order]
 
     def save(self, path: str | Path) -> None:
         """Write the stream, all of it or nothing. Raises: OSError if the file cannot be written."""
@@ -152,19 +186,21 @@ class Stream:
     def _check(self, where: str) -> None:
         n_clips, n_steps, n_updates = len(self.codes), len(self.action), len(self.update_cell)
         counts = {"clips": n_clips, "clips + 1": n_clips + 1, "steps": n_steps, "steps + 1": n_steps + 1,
-                  "updates": n_updates}  # fmt: skip
+                  "updates": n_updates, "carried": len(self.carried_cell)}  # fmt: skip
         tails = {"codes": (self.settings.n_cells,), "scroll": (2,)}
         for name, (dtype, counted) in _ARRAYS.items():
             array, shape = getattr(self, name), (counts[counted], *tails.get(name, ()))
             if array.dtype != dtype or array.shape != shape:
                 raise ValueError(f"{where}: {name}: expected {dtype} {shape}, got {array.dtype} {array.shape}")
-        for name, total in (("clip_ptr", n_steps), ("update_ptr", n_updates)):
+        totals = {"clip_ptr": n_steps, "update_ptr": n_updates, "carried_ptr": counts["carried"]}
+        for name, total in totals.items():
             ptr = getattr(self, name)
             if ptr[0] != 0 or ptr[-1] != total or (np.diff(ptr) < 0).any():
                 raise ValueError(f"{where}: {name}: expected to rise from 0 to {total}, got {ptr[0]}..{ptr[-1]}")
         limits = {
             "update_cell": self.settings.n_cells, "reward_class": N_REWARD_CLASSES, "done": 2,
-            "update_motion": max(1, self.settings.n_motions),
+            "update_motion": max(1, self.settings.n_motions), "carried_cell": self.settings.n_cells,
+            "carried_motion": max(1, self.settings.n_motions),
         }  # fmt: skip
         for name, limit in limits.items():
             if (getattr(self, name) >= limit).any():
@@ -227,6 +263,7 @@ def encode_clips(
                 row = np.repeat(holds, np.diff(played.ptr))
                 ptr = np.concatenate([[0], np.cumsum(np.diff(played.ptr)[holds])])
                 parts.append(loop.accept(turn[holds], ptr, played.cells[row], played.codes[row], played.motions[row]))
+                player.carry(turn[holds], parts[-1])
                 places.append(np.stack([clip[turn[holds]], time[turn[holds]]]))
                 slots = np.setdiff1d(slots, turn[holds])
                 if not len(slots):
@@ -250,7 +287,16 @@ def _as_step(updates: Updates, k: int, action: int, reward: float, terminated: b
     dx, dy = updates.scroll[k].tolist()
     cells, codes = updates.cell[mine].astype(np.int32), updates.code[mine].astype(np.int32)
     motions = updates.motion[mine].astype(np.int32)
-    return Step(int(action), (dx, dy), cells, codes, int(np.sign(reward)) + 1, bool(terminated), motions)
+    along = slice(int(updates.carried_ptr[k]), int(updates.carried_ptr[k + 1]))
+    return Step(
+        int(action), (dx, dy), cells, codes, int(np.sign(reward)) + 1, bool(terminated), motions,
+        _carried(updates, along),
+    )  # fmt: skip
+
+
+def _carried(source: Stream | Updates, part: slice) -> Carried:
+    arrays = source.carried_cell, source.carried_code, source.carried_motion
+    return Carried(*(array[part].astype(np.int32) for array in arrays))
 
 
 def _check_clips(
@@ -293,10 +339,16 @@ def _gather(
 
     clip, time = np.concatenate([np.zeros((2, 0), np.int64), *places], axis=1)
     order = np.lexsort((time, clip))
-    count = join([np.diff(p.ptr) for p in parts], "int64")
-    begin = np.cumsum(count) - count
-    update_ptr = np.concatenate([[0], np.cumsum(count[order])])
-    source = np.repeat(begin[order] - update_ptr[:-1], count[order]) + np.arange(update_ptr[-1])
+
+    def ragged(ptrs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The ptr of the steps in the order of clips, and where what it points to comes from."""
+        count = join([np.diff(p) for p in ptrs], "int64")
+        begin = np.cumsum(count) - count
+        ptr = np.concatenate([[0], np.cumsum(count[order])]).astype(np.int64)
+        return ptr, np.repeat(begin[order] - ptr[:-1], count[order]) + np.arange(ptr[-1])
+
+    update_ptr, source = ragged([p.ptr for p in parts])
+    carried_ptr, along = ragged([p.carried_ptr for p in parts])
     return Stream(
         clip_ptr=np.concatenate([[0], np.cumsum(length - 1)]).astype(np.int64),
         codes=codes,
@@ -305,11 +357,15 @@ def _gather(
         reward_class=join([np.sign(r[1:]) + 1 for r in rewards], "uint8"),
         done=join([t[1:] for t in terminated], "uint8"),
         end_flag=join([p.end_flag for p in parts], "uint8")[order],
-        update_ptr=update_ptr.astype(np.int64),
+        update_ptr=update_ptr,
         update_cell=join([p.cell for p in parts], "uint16")[source],
         update_code=join([p.code for p in parts], "uint16")[source],
         update_flag=join([p.flag for p in parts], "uint8")[source],
         update_motion=join([p.motion for p in parts], "int16")[source],
+        carried_ptr=carried_ptr,
+        carried_cell=join([p.carried_cell for p in parts], "uint16")[along],
+        carried_code=join([p.carried_code for p in parts], "uint16")[along],
+        carried_motion=join([p.carried_motion for p in parts], "int16")[along],
         **meta,
     )
 
@@ -322,7 +378,12 @@ def decode_stream(
     canvas.reset(slot, frame[None])
     shown = [canvas.view(slot)]
     for step in stream.steps(clip):
-        ptr = np.array([0, len(step.cells)])
-        canvas.apply(slot, np.array([step.scroll]), ptr, step.cells, step.codes, step.motions)
+        scroll, ptr = np.array([step.scroll]), np.array([0, len(step.cells)])
+        if step.motions is None or step.carried is None:
+            canvas.apply(slot, scroll, ptr, step.cells, step.codes, step.motions)
+        else:
+            along = canvas.carried(slot, scroll, ptr, step.cells, step.motions)
+            canvas.apply(slot, scroll, ptr, step.cells, step.codes, step.motions)
+            canvas.carry(slot, along, step.carried.codes)
         shown.append(canvas.view(slot))
     return np.concatenate(shown)

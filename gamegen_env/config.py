@@ -14,7 +14,7 @@ from typing import Any
 from gamegen_env.actions import N_ACTIONS
 
 FORMAT_VERSION = 1
-LATER = frozenset({"sprites", "anchor"})  # fields that checkpoints written before them lack
+LATER = frozenset({"sprites", "things", "anchor"})  # fields that checkpoints written before them lack
 
 # Kinds of stream tokens (DESIGN: stream := keyframe step* ...).
 KEY, ACT, SCROLL, UPD, END = range(5)
@@ -52,6 +52,7 @@ class StreamConfig:
     memory_per_cell: int = 4  # earlier (code, pixels) pairs that the canvas remembers per cell
     max_motion: int = 0  # pixels per step and axis that an update may move the picture by; 0: updates only repaint
     sprites: bool = False  # a motion may move what stands out from the anchor's picture alone, over it
+    things: bool = False  # and all that hangs together with it, in the cells around, too
 
     def __post_init__(self) -> None:
         _positive(self, "view_cells", "max_scroll", "memory_per_cell")
@@ -59,6 +60,8 @@ class StreamConfig:
             raise ValueError(f"StreamConfig.max_motion: expected an integer >= 0, got {self.max_motion!r}")
         if self.sprites and not self.max_motion:
             raise ValueError("StreamConfig.sprites: expected False with max_motion 0, got True")
+        if self.things and not self.sprites:
+            raise ValueError("StreamConfig.things: expected False without sprites, got True")
         if not self.tolerance > 0:
             raise ValueError(f"StreamConfig.tolerance: expected > 0, got {self.tolerance!r}")
 
@@ -81,9 +84,10 @@ class StreamConfig:
     def n_motions(self) -> int:
         """Motions of an update, (0, 0) included (it is never drawn); 0 where updates only repaint.
 
-        With sprites every motion comes twice: of all that is there, then of what stands out.
+        With sprites every motion comes twice: of all that is there, then of what stands out; with things once more:
+        of what stands out and of what hangs together with it.
         """
-        return (1 + self.sprites) * self.n_vectors
+        return (1 + self.sprites + self.things) * self.n_vectors
 
     @property
     def n_vectors(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from gamegen_env.canvas import Canvas
 from gamegen_env.cell_decoder import CellDecoder, decoder_weights
 from gamegen_env.config import ModelConfig
+from gamegen_env.things import Along
 from gamegen_env.tokenizer import Tokenizer
 
 
@@ -40,8 +41,10 @@ class DeviceCanvas:
             s.memory_per_cell,
             s.max_motion,
             s.sprites,
+            s.things,
         )
-        self.num_slots, self.frame_size = num_slots, config.frame_size
+        self.num_slots, self.frame_size, self.n_vectors = num_slots, config.frame_size, s.n_vectors
+        self.things = s.things
         self.codes = np.zeros((num_slots, s.n_cells), np.int32)
 
     def reset(self, slots: np.ndarray, frames: np.ndarray) -> None:
@@ -76,6 +79,25 @@ class DeviceCanvas:
         numbers = [np.ascontiguousarray(array, np.int64) for array in (slots, scrolls, ptr, cells, codes, motions)]
         self._device.apply(*numbers)
         self.codes[np.repeat(numbers[0], np.diff(ptr)), numbers[3]] = codes
+
+    def carried(
+        self, slots: np.ndarray, scrolls: np.ndarray, ptr: np.ndarray, cells: np.ndarray, motions: np.ndarray
+    ) -> Along:
+        """Find what things carry along, as `Canvas.carried` does; the pixels stay on the device until `carry`."""
+        none = np.zeros(0, np.int64)
+        if not self.things or not (motions >= 2 * self.n_vectors).any():
+            return Along(none, none, none, none, None)
+        numbers = [np.ascontiguousarray(array, np.int64) for array in (slots, scrolls, ptr, cells, motions)]
+        along = self._device.carried(*numbers)
+        row, cell = (along >= 0).nonzero()
+        update = along[row, cell].astype(np.int64)
+        return Along(row, cell, motions[update] - self.n_vectors, update, None)
+
+    def carry(self, slots: np.ndarray, along: Along, codes: np.ndarray) -> None:
+        """Show what the last `carried` found. Args as `Canvas.carry`."""
+        slot = np.asarray(slots)[along.row]
+        self._device.carry(*(np.ascontiguousarray(array, np.int64) for array in (slot, along.cells, codes)))
+        self.codes[slot, along.cells] = codes
 
     def view(self, slots: np.ndarray) -> np.ndarray:
         """Copy what is on screen to the host: (n, H, W, 3) uint8."""

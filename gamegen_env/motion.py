@@ -42,7 +42,7 @@ class Motions:
         self.size = self.map_cells * self.cell_size
         axis = np.arange(-self.reach, self.reach + 1)
         self.vectors = np.stack([np.tile(axis, len(axis)), np.repeat(axis, len(axis))], axis=1)
-        self.sprites, self.n_vectors, self.still = s.sprites, s.n_vectors, s.still
+        self.sprites, self.things, self.n_vectors, self.still = s.sprites, s.things, s.n_vectors, s.still
         nearest = np.argsort(np.square(self.vectors).sum(1), kind="stable")[1:]
         # Of a motion of all and one of what stands out, where both will do, the latter: it holds elsewhere, too.
         self.nearest_first = np.stack([nearest + self.n_vectors, nearest], 1).ravel() if self.sprites else nearest
@@ -51,10 +51,13 @@ class Motions:
         self._flat = patches.reshape(len(patches), -1).astype(np.float32)
         self._square = np.square(self._flat).sum(1)
 
-    def sources(self, cells: np.ndarray, motions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the torus pixels that cells (k,) take under motions (k,): rows (k, c, 1), columns (k, 1, c)."""
+    def sources(self, cells: np.ndarray, motions: np.ndarray, near: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Return the torus pixels that cells (k,) take under motions (k,): rows (k, c, 1), columns (k, 1, c).
+
+        Args: near: and so many pixels around them, c then being 2 near more.
+        """
         dx, dy = self.vectors[motions % self.n_vectors].T
-        within = np.arange(self.cell_size)
+        within = np.arange(-near, self.cell_size + near)
         y = (cells // self.map_cells * self.cell_size - dy)[:, None] + within
         x = (cells % self.map_cells * self.cell_size - dx)[:, None] + within
         return (y % self.size)[:, :, None], (x % self.size)[:, None, :]

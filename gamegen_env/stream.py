@@ -2,7 +2,9 @@
 
     stream   := keyframe step* (keyframe step*)*
     keyframe := KEY(cell, code) x n_cells
-    step     := ACT(action, camera) [SCROLL(dx, dy)] UPD(cell, code)* END(reward, done)
+    step     := ACT(action, camera) [SCROLL(dx, dy)] UPD(cell, code)* END(reward, done) UPD(cell, code)*
+
+What comes behind an END is what the step's things carry along (`things.py`): known, never sampled.
 
 A token is a row [kind, a, b, origin x, origin y, time]. Where an update moves the picture, its b is
 code + codebook_size * (motion + 1), so that what comes after sees how things move; the b of an action says
@@ -17,7 +19,7 @@ No pixels and no model here: `canvas.py` paints, `codec.py` turns recordings int
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -26,6 +28,15 @@ from gamegen_env.config import ACT, END, KEY, N_REWARD_CLASSES, SCROLL, UPD, Mod
 
 Numbers = TypeVar("Numbers", int, np.ndarray)
 KIND_NAMES = ("KEY", "ACT", "SCROLL", "UPD", "END")
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What the things of a step carry along (`things.py`), told after its END: cells, codes and motions (k,) int32."""
+
+    cells: np.ndarray
+    codes: np.ndarray
+    motions: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,7 @@ class Step:
         codes: (k,) int32, their new codes.
         motions: (k,) int32, the motion (`motion.py`) by which an update moves the picture there, -1 where it repaints;
             None: all repaint.
+        carried: what things carry along; None: nothing.
         reward_class: 0 negative, 1 zero, 2 positive.
         done: the episode ends here.
     """
@@ -50,6 +62,22 @@ class Step:
     reward_class: int
     done: bool
     motions: np.ndarray | None = None
+    carried: Carried | None = None
+
+    def painted(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return all that changes on screen, as `Canvas.apply` takes it: ptr (2,), cells, codes and motions (k,)."""
+        motions = np.full(len(self.cells), -1) if self.motions is None else self.motions
+        told, along = (self.cells, self.codes, motions), self.carried
+        if along is not None:
+            told = tuple(np.concatenate(x) for x in zip(told, (along.cells, along.codes, along.motions), strict=True))  # type: ignore[assignment]
+        return np.array([0, len(told[0])]), *told
+
+    def unfolded(self, n_vectors: int) -> Step:
+        """Return the step as one without things tells it: an update of what stands out for every cell of them."""
+        _, cells, codes, motions = self.painted()
+        order = np.argsort(cells, kind="stable")
+        single = np.where(motions >= 2 * n_vectors, motions - n_vectors, motions)
+        return replace(self, cells=cells[order], codes=codes[order], motions=single[order], carried=None)
 
 
 @dataclass(frozen=True)
@@ -74,7 +102,7 @@ class Grammar:
         self.max_scroll, self.n_scrolls, self.n_events = s.max_scroll, s.n_scrolls, s.n_events
         self.cell_size, self.size = config.tokenizer.cell_size, s.map_cells * config.tokenizer.cell_size
         self.n_codes, self.n_actions = config.tokenizer.codebook_size, config.transformer.n_actions
-        self.n_motions, self.n_vectors, self.still = s.n_motions, s.n_vectors, s.still
+        self.n_motions, self.n_vectors, self.still, self.things = s.n_motions, s.n_vectors, s.still, s.things
         self.anchored = config.transformer.anchor
         # On one axis, by origin: which rows (or columns) of cells show at least one pixel.
         origin = np.arange(self.size)[:, None]
@@ -151,7 +179,7 @@ class Grammar:
         self, step: Step, origin: np.ndarray | Sequence[int], time: int, camera: int | None = None
     ) -> np.ndarray:
         """Spell a step that starts at `origin`: (tokens, 6) int32; camera: of the step before, default a still one."""
-        scrolled = int(any(step.scroll))
+        scrolled, along = int(any(step.scroll)), step.carried
         rows = np.zeros((2 + scrolled + len(step.cells), 6), np.int32)
         rows[0, :3] = ACT, step.action, self.camera(0, 0) if camera is None else camera
         rows[0, 3:5] = origin
@@ -164,6 +192,17 @@ class Grammar:
         updates[:, 2] = self.contents(step.codes, motions)
         rows[-1, :3] = END, step.reward_class, step.done
         rows[:, 5] = time
+        if along is None:
+            return rows
+        return np.concatenate([rows, self.carried_tokens(along.cells, along.codes, along.motions, rows[-1, 3:5], time)])
+
+    def carried_tokens(
+        self, cells: np.ndarray, codes: np.ndarray, motions: np.ndarray, origin: np.ndarray, time: int
+    ) -> np.ndarray:
+        """Spell what a step's things carry along, cells, codes and motions (k,), after its END: (k, 6) int32."""
+        rows = np.empty((len(cells), 6), np.int32)
+        rows[:, 0], rows[:, 1], rows[:, 2] = UPD, cells, self.contents(codes, motions)
+        rows[:, 3:5], rows[:, 5] = origin, time
         return rows
 
     def parse(self, rows: np.ndarray) -> list[Keyframe | Step]:
@@ -258,9 +297,24 @@ class _Parser:
             x, y = g.move(self.origin, (dx, dy)).tolist()
             self.origin = (x, y)
             self.take("dx", side, "dy", side, time)
+        at, shown, moved = self.updates(time, (UPD, END))
+        reward_class, done = self.take("reward class", N_REWARD_CLASSES, "done", 2, time)
+        along = Carried(*self.updates(time, (UPD, ACT, KEY), set(at.tolist()))) if g.things else None
+        self.camera = g.camera(int(dx), int(dy))
+        self.time = time
+        return Step(action, (dx, dy), at, shown, reward_class, bool(done), moved, along)
+
+    def updates(
+        self, time: int, kinds: tuple[int, ...], told: set[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Read updates up to a token of another of `kinds`: cells, codes and motions (k,) int32.
+
+        Args: told: the cells that the step updates itself, before what its things carry along; None: these are they.
+        """
+        g = self.grammar
         cells, codes, motions, last = [], [], [], -1
         visible = g.visible_cells(self.origin)
-        while self.peek((UPD, END)) == UPD:
+        while (told is None or self.at < len(self.rows)) and self.peek(kinds) == UPD:
             _, cell, content, *_ = self.rows[self.at]
             motion, code = content // g.n_codes - 1, content % g.n_codes
             self.check("cell", last < cell < g.n_cells, f"{last + 1}..{g.n_cells - 1}", cell)
@@ -270,13 +324,13 @@ class _Parser:
             self.check("motion", motion < 0 or motion % g.n_vectors != g.still, "a movement", motion)
             # What moves there may look, to the tokenizer, like what was there.
             self.check("code", motion >= 0 or code != self.codes[cell], f"another code than cell {cell} has", code)
+            if told is not None:
+                self.check("motion", g.n_vectors <= motion < 2 * g.n_vectors, "that of what stands out", motion)
+                self.check("cell", cell not in told, "one that the step does not update itself", cell)
             self.take("cell", g.n_cells, "code", limit, time)
             self.codes[cell], last = code, cell
             cells.append(cell)
             codes.append(code)
             motions.append(motion)
-        reward_class, done = self.take("reward class", N_REWARD_CLASSES, "done", 2, time)
-        self.camera = g.camera(int(dx), int(dy))
-        self.time = time
         at, shown, moved = (np.array(values, np.int32) for values in (cells, codes, motions))
-        return Step(action, (dx, dy), at, shown, reward_class, bool(done), moved)
+        return at, shown, moved

@@ -56,6 +56,7 @@ class FeatureTable:
     max_motion: int
     anchor: bool = False
     sprites: bool = False
+    things: bool = False
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -65,7 +66,7 @@ class FeatureTable:
             "kind": N_KINDS, "row": m, "col": m, "view_row": m, "view_col": m, "origin_row": m, "origin_col": m,
             "fine_y": c, "fine_x": c, "direction": N_DIRECTIONS, "button": N_BUTTONS, "scroll_x": s, "scroll_y": s,
             "reward": N_REWARD_CLASSES, "done": 2, "motion_x": reach, "motion_y": reach, "astray": 2 * self.anchor,
-            "sprite": 2 * self.sprites,
+            "sprite": (2 + self.things) * self.sprites,
         }  # fmt: skip
 
     @cached_property
@@ -81,7 +82,14 @@ class FeatureTable:
     def of(cls, config: ModelConfig) -> FeatureTable:
         s, t = config.stream, config.tokenizer
         return cls(
-            s.map_cells, s.max_scroll, t.cell_size, t.codebook_size, s.max_motion, config.transformer.anchor, s.sprites
+            s.map_cells,
+            s.max_scroll,
+            t.cell_size,
+            t.codebook_size,
+            s.max_motion,
+            config.transformer.anchor,
+            s.sprites,
+            s.things,
         )
 
 
@@ -115,7 +123,7 @@ def token_features(rows: Tensor, table: FeatureTable) -> tuple[Tensor, Tensor]:
         side = 2 * table.max_motion + 1
         # What repaints has the motion that no update can have, (0, 0); an action has the camera's.
         motion = torch.where(kind == UPD, b // table.n_codes - 1, -1)
-        sprite = motion >= side * side
+        moving = motion.clamp_min(0) // (side * side)  # all, what stands out, or a thing
         motion = torch.where(motion < 0, side * side // 2, motion % (side * side))
         reach = 2 * table.max_scroll + 1
         features += [
@@ -125,7 +133,7 @@ def token_features(rows: Tensor, table: FeatureTable) -> tuple[Tensor, Tensor]:
     if table.anchor:
         features.append(at("astray") + ((kind == KEY) & (b >= table.n_codes)).long())
     if table.sprites:
-        features.append(at("sprite") + sprite.long())
+        features.append(at("sprite") + moving)
     return torch.stack(features, dim=-1), torch.where(is_cell, b % table.n_codes, -1)
 
 

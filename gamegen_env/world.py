@@ -21,7 +21,7 @@ from gamegen_env.cell_cache import CellCache
 from gamegen_env.cell_decoder import coder_for
 from gamegen_env.checkpoint import load_checkpoint
 from gamegen_env.device_canvas import DeviceCanvas
-from gamegen_env.engine import StepBatch, make_engine
+from gamegen_env.engine import Engine, StepBatch, make_engine
 from gamegen_env.stream import Step
 
 CACHE_BITS = 14  # 2 MB
@@ -39,6 +39,21 @@ class StepResult:
     scroll: np.ndarray  # (n, 2) int32, pixels x, y that the view moved
     ptr: np.ndarray  # (n + 1,) int64: the cells of game i are cells[ptr[i]:ptr[i + 1]]
     cells: np.ndarray  # (ptr[-1],) int64, cells of the tile map that were repainted
+
+
+def paint(engine: Engine, canvas: Canvas | DeviceCanvas, slots: np.ndarray, batch: StepBatch) -> StepBatch:
+    """Show the steps that an engine has decoded; what their things carry along (`things.py`), it is told.
+
+    Args:    slots: (n,) int64, those that stepped.
+    Returns: the steps, with what was carried along behind a slot's own updates.
+    """
+    along = canvas.carried(slots, batch.scroll, batch.ptr, batch.cells, batch.motions)
+    canvas.apply(slots, batch.scroll, batch.ptr, batch.cells, batch.codes, batch.motions)
+    if not len(along.cells):
+        return batch
+    codes = engine.carry(slots[along.row], along.cells, along.motions)
+    canvas.carry(slots, along, codes)
+    return batch.with_carried(along.row, along.cells, codes, along.motions)
 
 
 class World:
@@ -126,8 +141,7 @@ class World:
         return at, self._shown(at, batch)
 
     def _shown(self, at: np.ndarray, batch: StepBatch) -> StepResult:
-        """Paint steps."""
-        self.canvas.apply(at, batch.scroll, batch.ptr, batch.cells, batch.codes, batch.motions)
+        batch = paint(self.engine, self.canvas, at, batch)
         return StepResult(
             frames=self.canvas.view(at),
             rewards=(batch.reward_class - 1).astype(np.float32),
@@ -150,8 +164,7 @@ class World:
         at = np.asarray(slots, np.int64)
         for slot, step in zip(slots, steps, strict=True):
             self.engine.observe(slot, step)
-            ptr = np.array([0, len(step.cells)])
-            self.canvas.apply(np.array([slot]), np.array([step.scroll]), ptr, step.cells, step.codes, step.motions)
+            self.canvas.apply(np.array([slot]), np.array([step.scroll]), *step.painted())
         if frames is not None:
             self.canvas.show(at, frames)
         return self.canvas.view(at)

@@ -67,6 +67,7 @@ inline Config read_config(const nb::dict& d) {
     c.ballistics = number<bool>(d, "ballistics");
     c.anchor = number<bool>(d, "anchor");
     c.sprites = number<bool>(d, "sprites");
+    c.things = number<bool>(d, "things");
     c.max_motion = number<int32_t>(d, "max_motion");
     return c;
 }

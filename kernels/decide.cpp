@@ -202,7 +202,7 @@ void Decider::mix(const Row& row, const Token& update, const float* query, float
     float top = std::max(sentinel, ops_.maximum(sum, width));
     if (n_motions) {
         if (anchor == present) moves[c.still()] = NEVER;
-        if (c.sprites) moves[c.n_vectors() + c.still()] = NEVER;
+        for (size_t i = c.n_vectors() + c.still(); i < n_motions; i += c.n_vectors()) moves[i] = NEVER;
         top = std::max(top, ops_.maximum(moves, n_motions));
     }
     float total = ops_.exponentials(sum, width, top) + exp_of(sentinel - top);

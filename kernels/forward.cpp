@@ -60,7 +60,7 @@ void Forward::embed(const Token& t, float* out) const {
         add(t.kind == ACT ? scroll_x + t.b % s : motion_x + motion % across);
         add(t.kind == ACT ? scroll_y + t.b / s : motion_x + across + motion / across);
         if (model_.config.anchor) add(motion_x + 2 * across + g.astray(t));
-        if (model_.config.sprites) add(motion_x + 2 * across + 2 + (moved >= vectors));
+        if (model_.config.sprites) add(motion_x + 2 * across + 2 + std::max(moved, 0) / vectors);
     }
     if (t.cell()) ops_.add(out, model_.code.data() + static_cast<size_t>(g.code(t)) * d, d);
 }

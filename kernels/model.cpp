@@ -117,6 +117,7 @@ void check(const Config& c) {
     expect(!c.max_motion || g.cell_size <= 8, "cells of at most 8 pixels that move");
     expect(c.max_motion || !c.anchor, "an anchor with motions, or none");
     expect(c.anchor || !c.sprites, "sprites with an anchor, or none");
+    expect(c.sprites || !c.things, "things with sprites, or none");
     expect(c.n_motions() < 65536, "at most 65535 motions");  // a token's b is 31 bits
     expect(c.n_heads <= MAX_HEADS, "at most 64 heads");
     expect(c.group() <= MAX_GROUP, "at most 8 query heads per KV head");
@@ -129,7 +130,7 @@ size_t Model::features() const {
     const Grammar& g = config.grammar;
     const int buttons = g.n_actions / N_DIRECTIONS;
     return static_cast<size_t>(5 + 6 * g.map_cells + 2 * g.cell_size + N_DIRECTIONS + buttons + 2 * g.side() + 3 + 2) +
-           (config.max_motion ? 2 * static_cast<size_t>(2 * config.max_motion + 1) : 0) + (config.anchor ? 2 : 0) + (config.sprites ? 2 : 0);
+           (config.max_motion ? 2 * static_cast<size_t>(2 * config.max_motion + 1) : 0) + (config.anchor ? 2 : 0) + (config.sprites ? 2 + config.things : 0);
 }
 
 std::vector<float> read_tensor(const Tensors& tensors, const std::string& name, const std::vector<size_t>& shape) {

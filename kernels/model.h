@@ -20,11 +20,12 @@ enum class Precision { FLOAT, INT8, INT4 };
 struct Config {
     Grammar grammar;
     size_t n_layers, d_model, n_heads, n_kv_heads, d_ff, window;
-    bool pointer, ballistics, anchor, sprites;
+    bool pointer, ballistics, anchor, sprites, things;
     int32_t max_motion;  // 0: updates only repaint
     GAMEGEN_HD int32_t n_vectors() const { return max_motion ? (2 * max_motion + 1) * (2 * max_motion + 1) : 0; }
-    // With sprites every motion comes twice: of all that is there, then of what stands out from the anchor.
-    GAMEGEN_HD size_t n_motions() const { return static_cast<size_t>(n_vectors()) * (sprites ? 2 : 1); }
+    // With sprites every motion comes twice: of all that is there, then of what stands out from the anchor; with things once more:
+    // of that and of what hangs together with it, which is the canvas's business.
+    GAMEGEN_HD size_t n_motions() const { return static_cast<size_t>(n_vectors()) * (1 + sprites + things); }
     GAMEGEN_HD int32_t still() const { return n_vectors() / 2; }  // (0, 0), which is no motion, but may bring back the anchor
     size_t group() const { return n_heads / n_kv_heads; }
     size_t max_step_tokens() const { return static_cast<size_t>(grammar.n_cells()) + 3; }

@@ -50,9 +50,16 @@ def pair_stream(config: ModelConfig, maps: list[np.ndarray], cells: list[int], c
         done=np.zeros(n, np.uint8), end_flag=np.zeros(n, np.uint8), update_ptr=np.arange(n + 1) * 2,
         update_cell=np.array(cells, np.uint16), update_code=np.array(codes, np.uint16),
         update_flag=np.zeros(2 * n, np.uint8), update_motion=np.full(2 * n, -1, np.int16), game="pairs",
-        tokenizer="", settings=config.stream, cell_size=4,
-        error_rate=0.0,
+        tokenizer="", settings=config.stream, cell_size=4, error_rate=0.0, **carried_none(n),
     )  # fmt: skip
+
+
+def carried_none(steps: int) -> dict[str, np.ndarray]:
+    """Arrays of a stream in which things carry nothing along."""
+    names = {"cell": np.uint16, "code": np.uint16, "motion": np.int16}
+    return {f"carried_{name}": np.zeros(0, dtype) for name, dtype in names.items()} | {
+        "carried_ptr": np.zeros(steps + 1, np.int64)
+    }
 
 
 @pytest.fixture(scope="session")

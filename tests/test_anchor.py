@@ -23,7 +23,7 @@ from gamegen_env.training.batches import Sampler
 from gamegen_env.training.objective import losses, measure, predict
 from gamegen_env.training.start import start_from
 from gamegen_env.transformer import Transformer
-from tests.conftest import random_model
+from tests.conftest import carried_none, random_model
 from tests.test_engines import ACTIONS, spell
 
 
@@ -73,7 +73,7 @@ def wandering(config: ModelConfig, clips: int = 3, steps: int = 40) -> Stream:
         end_flag=np.zeros(n, np.uint8), update_ptr=np.array(ptr), update_cell=np.array(cells, np.uint16),
         update_code=np.array(codes, np.uint16), update_flag=np.zeros(len(cells), np.uint8),
         update_motion=np.full(len(cells), -1, np.int16), game="wandering", tokenizer="", settings=config.stream,
-        cell_size=4, error_rate=0.0,
+        cell_size=4, error_rate=0.0, **carried_none(n),
     )  # fmt: skip
 
 

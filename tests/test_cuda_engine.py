@@ -33,10 +33,20 @@ def play_both(native: NativeEngine, cuda: CudaEngine, steps: int) -> int:
         expected, got = native.step(asked, actions), cuda.step(asked, actions)
         for i in range(len(asked)):
             assert spell(got, i) == spell(expected, i), f"step {t}, slot {asked[i]}"
+        if native.config.stream.things:
+            carry_both(native, cuda, sorted(asked)[::2], t)
         moved += int((got.motions >= 0).sum())
     for slot in slots:
         assert same(cuda.save(slot), native.save(slot))
     return moved
+
+
+def carry_both(native: NativeEngine, cuda: CudaEngine, slots: list[int], t: int) -> None:
+    """Let some cells be carried along, as a canvas would find."""
+    n, rng = native.config.stream.n_vectors, np.random.default_rng(t)
+    cells = [np.sort(rng.choice(native.config.stream.n_cells, 3, replace=False)) for _ in slots]
+    told = np.repeat(slots, 3), np.concatenate(cells), n + rng.integers(0, n, 3 * len(slots))
+    assert np.array_equal(cuda.carry(*told), native.carry(*told))
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
@@ -91,18 +101,19 @@ def test_one_kernel_decodes_a_whole_step(
     play_both(native, cuda, 5)
 
 
-@pytest.mark.parametrize("sprites", [False, True])
+@pytest.mark.parametrize("forms", [1, 2, 3])
 @pytest.mark.parametrize(
     ("slots", "turns", "precision", "temperature"),
     [(1, "persistent", "int8", 1.0), (3, "device", "int4", 0.0), (9, "host", "int8", 1.0)],
 )
 def test_updates_move_the_picture_as_natively(
-    simt: Any, small_map_config: ModelConfig, slots: int, turns: str, precision: str, temperature: float, sprites: bool
+    simt: Any, small_map_config: ModelConfig, slots: int, turns: str, precision: str, temperature: float, forms: int
 ) -> None:
-    """Motions, and the codes that look like what they bring; some patches are there twice: the lower code wins."""
+    """Motions of all, of sprites, of things, and the codes that look like what they bring; some patches are there
+    twice: the lower code wins."""
     simt.seed(slots)
-    stream = dataclasses.replace(small_map_config.stream, max_motion=3, sprites=sprites)
-    transformer = dataclasses.replace(small_map_config.transformer, anchor=sprites)
+    stream = dataclasses.replace(small_map_config.stream, max_motion=3, sprites=forms > 1, things=forms > 2)
+    transformer = dataclasses.replace(small_map_config.transformer, anchor=forms > 1)
     config = dataclasses.replace(small_map_config, stream=stream, transformer=transformer)
     weights = random_model(config, end_bias=2.0 if temperature else 0.0)[1]
     assert weights.motion_head is not None

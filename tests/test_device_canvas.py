@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("simt")
 SLOTS = 3
 
 
-@pytest.fixture(scope="module", params=["small", "odd", "moving", "sprites"])
+@pytest.fixture(scope="module", params=["small", "odd", "moving", "sprites", "things"])
 def config(request: pytest.FixtureRequest) -> ModelConfig:
     """Few codes, so that memory, plain colours and the decoder all have their turn; sizes that fit nothing; motions."""
     if request.param == "small":
@@ -30,9 +30,12 @@ def config(request: pytest.FixtureRequest) -> ModelConfig:
         stream = StreamConfig(view_cells=4, max_scroll=2)
     else:
         sizes = TokenizerConfig(codebook_size=33, code_dim=5, d_hidden=67, cell_size=3)
-        sprites = request.param == "sprites"
+        things = request.param == "things"
+        sprites = things or request.param == "sprites"
         reach = 3 if sprites or request.param == "moving" else 0
-        stream = StreamConfig(view_cells=5, max_scroll=3, memory_per_cell=2, max_motion=reach, sprites=sprites)
+        stream = StreamConfig(
+            view_cells=5, max_scroll=3, memory_per_cell=2, max_motion=reach, sprites=sprites, things=things
+        )
     transformer = TransformerConfig(
         n_layers=1, d_model=32, n_heads=2, n_kv_heads=1, d_ff=64, window=96, pointer=stream.max_motion > 0,
         anchor=stream.sprites,
@@ -72,7 +75,7 @@ def test_every_step_paints_what_the_canvas_paints(config: ModelConfig, simt: Any
     frames = pictures(config, SLOTS, rng)
     for canvas in (host, device):
         canvas.reset(everyone, frames)
-    kinds = {"known": 0, "plain": 0, "decoded": 0}
+    kinds, carried = {"known": 0, "plain": 0, "decoded": 0}, 0
     for step in range(60):
         simt.seed(step + 1)
         slots = rng.permutation(SLOTS)[: rng.integers(1, SLOTS + 1)]
@@ -89,8 +92,16 @@ def test_every_step_paints_what_the_canvas_paints(config: ModelConfig, simt: Any
         motions = np.maximum(motions - 1, -1)  # half of them move, where they may
         arguments = slots, scrolls, np.cumsum([0, *counts]), np.concatenate(cells), np.concatenate(codes), motions
         count_kinds(host, arguments, kinds)
+        along = [canvas.carried(*arguments[:4], arguments[5]) for canvas in (host, device)]
+        for name in ("row", "cells", "motions", "update"):
+            assert np.array_equal(*(getattr(found, name) for found in along)), f"step {step}, {name}"
         for canvas in (host, device):
             canvas.apply(*arguments)
+            found = along[0]
+            if len(found.cells):
+                anew = np.random.default_rng(step).integers(0, 33, len(found.cells))
+                canvas.carry(slots, found, anew)
+        carried += len(along[0].cells)
         assert np.array_equal(device.view(slots), host.view(slots)), f"step {step}"
         if step % 10 == 9:
             same_states(host, device)
@@ -100,6 +111,7 @@ def test_every_step_paints_what_the_canvas_paints(config: ModelConfig, simt: Any
                 canvas.show(slots[:1], truth)
     assert np.array_equal(device.view(everyone), host.view(everyone))
     assert min(kinds.values()) > 10, kinds
+    assert not config.stream.things or carried > 20
 
 
 def count_kinds(host: Canvas, arguments: tuple, kinds: dict[str, int]) -> None:

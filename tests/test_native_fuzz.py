@@ -24,9 +24,10 @@ def random_config(base: ModelConfig, rng: np.random.Generator) -> ModelConfig:
     kv_heads = int(rng.choice([1, 2, 3]))
     pointer, motion = bool(rng.integers(2)), int(rng.integers(3))
     moves, anchor = pointer and motion > 0, bool(rng.integers(2))
+    sprites = moves and anchor and bool(rng.integers(2))
     stream = StreamConfig(
         view_cells=int(rng.integers(1, 6)), max_scroll=int(rng.integers(1, 4)), max_motion=motion * moves,
-        sprites=moves and anchor and bool(rng.integers(2)),
+        sprites=sprites, things=sprites and bool(rng.integers(2)),
     )  # fmt: skip
     least = stream.n_cells + stream.max_step_tokens + 1
     return dataclasses.replace(
@@ -69,6 +70,10 @@ def test_random_shapes_play_and_their_states_come_back(small_map_config: ModelCo
             chosen = rng.permutation(slots)[: rng.integers(1, slots + 1)].tolist()
             batch = engine.step(chosen, rng.integers(63, size=len(chosen)).tolist())
             assert (np.diff(batch.ptr) <= config.stream.n_cells).all()
+            if config.stream.things:
+                cells = np.arange(len(chosen)) % config.stream.n_cells
+                first = np.full(len(chosen), config.stream.n_vectors)
+                engine.carry(np.array(chosen), cells, first)
         other.load(0, engine.save(0))
         ahead = [engine.step([0], [3]), other.step([0], [3])]
         assert np.array_equal(ahead[0].cells, ahead[1].cells), round_

@@ -12,7 +12,7 @@ import logging
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,6 +38,13 @@ class StepBatch:
     reward_class: np.ndarray  # (n,) int64 in 0..2
     done: np.ndarray  # (n,) bool
     tokens: np.ndarray  # (n,) int64, tokens of the step, ACT and END included
+
+    def with_carried(self, row: np.ndarray, cells: np.ndarray, codes: np.ndarray, motions: np.ndarray) -> StepBatch:
+        """Return the steps with what things carry along behind a slot's own updates: cells (k,) of slot `row` (k,)."""
+        at = self.ptr[1:][row]
+        ptr = self.ptr + np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(self.ptr) - 1))])
+        more = {"cells": cells, "codes": codes, "motions": motions}
+        return replace(self, ptr=ptr, **{name: np.insert(getattr(self, name), at, x) for name, x in more.items()})
 
 
 class Engine(ABC):
@@ -84,6 +91,7 @@ class Engine(ABC):
         self.position = np.zeros(num_slots, np.int64)  # tokens in the stream so far
         self.time = np.zeros(num_slots, np.int64)  # game steps since reset
         self.since_keyframe = np.zeros(num_slots, np.int64)  # step tokens since the last keyframe
+        self._before = self.codes.copy() if config.stream.things else self.codes  # the maps when the last steps began
         self._under_way: dict[int, int] = {}  # slots whose step was sent and not received yet: its action
 
     def reset(self, slot: int, codes: np.ndarray, seed: int) -> None:
@@ -166,6 +174,8 @@ class Engine(ABC):
         for slot in slots:
             if self.since_keyframe[slot] > self.config.updates_per_keyframe:
                 self._keyframe(slot)
+        if self.config.stream.things:
+            self._before[slots] = self.codes[slots]
 
     def _send(self, slots: Sequence[int], actions: Sequence[int]) -> None:
         """Take note of checked slots and actions."""
@@ -189,8 +199,7 @@ class Engine(ABC):
         before = self.grammar.keyframe_tokens(self.codes[slot], origin, max(time - 1, 0))
         self.grammar.validate(np.concatenate([before, rows]))
         self._prefill(slot, rows.astype(np.int64))
-        cells, codes = step.cells.astype(np.int64), step.codes.astype(np.int64)
-        motions = np.full(len(cells), -1) if step.motions is None else step.motions.astype(np.int64)
+        _, cells, codes, motions = (x.astype(np.int64) for x in step.painted())
         self._finish(
             [slot],
             [
@@ -207,6 +216,25 @@ class Engine(ABC):
             ],
         )
         self._drop_anchors([slot], np.array([step.scroll]))
+
+    def carry(self, slots: np.ndarray, cells: np.ndarray, motions: np.ndarray) -> np.ndarray:
+        """Tell the games what the things of their last steps carried along (`things.py`), before the next.
+
+        Args:    slots, cells: (k,) integers, by slot, then by cell; motions: (k,) those of what stands out.
+        Returns: the cells' new codes (k,) int64.
+        """
+        if not len(cells) or self.motions is None:
+            return np.zeros(0, np.int64)
+        self.check_slots(np.unique(slots).tolist())
+        codes = self.motions.moved_codes(self._before[slots], self.anchor[slots], cells, motions).astype(np.int64)
+        self.codes[slots, cells] = codes
+        for slot in np.unique(slots).tolist():
+            mine, origin, time = slots == slot, self.origin[slot], int(self.time[slot]) - 1
+            rows = self.grammar.carried_tokens(cells[mine], codes[mine], motions[mine], origin, time)
+            self._prefill(slot, rows.astype(np.int64))
+            self.position[slot] += len(rows)
+            self.since_keyframe[slot] += len(rows)
+        return codes
 
     def save(self, slot: int) -> State:
         """Return a copy of everything that the slot's future depends on."""

@@ -88,12 +88,19 @@ class CudaEngine(NativeEngine):
             config, transformer, num_slots, temperature=temperature, kv_bits=kv_bits, patches=patches
         )
         self.precision, self.emulated = precision, emulate
-        self._engine = library(emulate).Engine(
+        self._device: Any = library(emulate).Engine(
             *self._described(transformer), num_slots, float(temperature), precision, turns
         )
+        self._engine = self._device
 
     # A whole step at a time: what was sent is decoded when it is asked for.
     _send, _recv = Engine._send, Engine._recv
+
+    def carry(self, slots: np.ndarray, cells: np.ndarray, motions: np.ndarray) -> np.ndarray:
+        codes = super().carry(slots, cells, motions)
+        for slot in np.unique(slots).tolist():
+            self._device.renew(slot)
+        return codes
 
     @property
     def isa(self) -> str:

@@ -106,7 +106,7 @@ class NativeEngine(Engine):
             "n_actions": t.n_actions, "n_layers": t.n_layers, "d_model": t.d_model, "n_heads": t.n_heads,
             "n_kv_heads": t.n_kv_heads, "d_ff": t.d_ff, "window": t.window, "pointer": t.pointer,
             "ballistics": t.ballistics, "anchor": t.anchor, "sprites": s.sprites,
-            "max_motion": s.max_motion,
+            "things": s.things, "max_motion": s.max_motion,
         }  # fmt: skip
         weights = {name: tensor.contiguous().numpy() for name, tensor in transformer.state_dict().items()}
         if self.motions is not None:

@@ -82,8 +82,7 @@ def ceiling(world: World, clips: Clips) -> np.ndarray:
     for t in range(CONTEXT + clips.horizon):
         for slot in range(len(slots)):
             step = clips.steps[slot][t]
-            one, ptr = slots[slot : slot + 1], np.array([0, len(step.cells)])
-            world.canvas.apply(one, np.array([step.scroll]), ptr, step.cells, step.codes, step.motions)
+            world.canvas.apply(slots[slot : slot + 1], np.array([step.scroll]), *step.painted())
         shown.append(world.canvas.view(slots))
         if t < CONTEXT:
             world.canvas.show(slots, clips.truth(t, t + 1)[:, 0])

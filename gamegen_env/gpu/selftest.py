@@ -31,6 +31,7 @@ from gamegen_env.engine.cuda import CudaEngine, library, ways
 from gamegen_env.engine.native import NativeEngine
 from gamegen_env.gpu.report import described, heading, written
 from gamegen_env.image import load_image, packaged_images
+from gamegen_env.world import paint
 
 TEMPERATURE = 0.5
 
@@ -153,9 +154,9 @@ class Pair:
         """Step both and paint what came of it. Returns tokens."""
         got, expected = self.cuda.step(slots, actions), self.native.step(slots, actions)
         tokens = compare_steps(got, expected, slots, step)
-        for canvas, batch in ((self.device_canvas, got), (self.canvas, expected)):
-            canvas.apply(np.array(slots), batch.scroll, batch.ptr, batch.cells, batch.codes, batch.motions)
         at = np.array(slots)
+        paint(self.cuda, self.device_canvas, at, got)
+        paint(self.native, self.canvas, at, expected)
         equal(f"step {step}, pixels", self.device_canvas.view(at), self.canvas.view(at))
         return tokens
 

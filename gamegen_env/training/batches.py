@@ -78,7 +78,9 @@ def _steps(
     origins = (origin + np.cumsum(scroll, 0)) % grammar.size
     begun = np.concatenate([origin[None], origins[:-1]])
     camera = np.concatenate([before[None], scroll[:-1]])
-    lengths = 2 + scrolled + counts
+    along = stream.carried_ptr[start : stop + 1].astype(np.int64)
+    carried = np.diff(along)
+    lengths = 2 + scrolled + counts + carried
     begin = np.concatenate([[0], np.cumsum(lengths)])
     n = int(begin[-1])
     rows = np.empty((n, 6), np.int32)
@@ -86,7 +88,7 @@ def _steps(
     rows[:, 3:5] = origins[step_of]
     rows[:, 5] = time + step_of
 
-    act, end = begin[:-1], begin[1:] - 1
+    act, end = begin[:-1], begin[1:] - 1 - carried
     rows[act, 0], rows[act, 1], rows[act, 2] = ACT, stream.action[start:stop], grammar.camera(*camera.T)
     rows[act, 3:5] = begun
     at_scroll = act[scrolled] + 1
@@ -102,6 +104,13 @@ def _steps(
     rows[at_update, 0], rows[at_update, 1] = UPD, cells
     rows[at_update, 2] = grammar.contents(new, motions)
 
+    known = slice(int(along[0]), int(along[-1]))
+    behind = np.repeat(end + 1 - along[:-1], carried) + np.arange(known.start, known.stop)
+    rows[behind, 0], rows[behind, 1] = UPD, stream.carried_cell[known]
+    rows[behind, 2] = grammar.contents(
+        stream.carried_code[known].astype(np.int64), stream.carried_motion[known].astype(np.int64)
+    )
+
     event = np.full(n, -1, np.int64)
     flagged = np.zeros(n, bool)
     event[at_scroll - 1] = grammar.scroll_event(*scroll[scrolled].T)
@@ -111,12 +120,13 @@ def _steps(
     flagged[end - 1] = stream.end_flag[start:stop] > 0
     event[flagged] = -1
 
-    # The code at a cell before an update: the cell's last update before it, else the map's.
-    order = np.argsort(cells, kind="stable")
-    previous = np.full(len(cells), -1, np.int64)
-    same = cells[order[1:]] == cells[order[:-1]]
-    previous[order[1:][same]] = new[order[:-1][same]]
-    previous = np.where(previous >= 0, previous, codes[cells])
+    # The code at a cell before an update: what last changed there, told or carried along, else the map's.
+    _, changed, shown = stream.changes(start, stop)
+    order = np.argsort(changed, kind="stable")
+    previous = codes[changed]
+    same = changed[order[1:]] == changed[order[:-1]]
+    previous[order[1:][same]] = shown[order[:-1][same]]
+    previous = previous[np.arange(last - first) + np.repeat(along[:-1] - along[0], counts)]  # a step's own come first
     anchored, anchor = follow(stream, start, stop, codes, origin, anchor, grammar)
     present, anchors, code, motion = (np.full(n, -1, np.int64) for _ in range(4))
     present[at_update - 1], anchors[at_update - 1] = previous, anchored
@@ -126,7 +136,7 @@ def _steps(
     is_end[end - 1] = stream.end_flag[start:stop] & NO_OUTCOME == 0
 
     after = codes.copy()
-    after[cells] = new  # numpy keeps the last of equal indices
+    after[changed] = shown  # numpy keeps the last of equal indices
     piece = _Piece(rows, event, present, anchors, code, motion, is_end)
     return piece, after, origins[-1] if stop > start else origin, anchor
 
@@ -204,7 +214,11 @@ class Sampler:
             while step < last and size < self.sequence:
                 if self.ghosts and rng.random() < self.ghosts:
                     stream, codes = haunt(stream, self.grammar, step, last, codes, origin, rng)
-                lengths = 2 + stream.scroll[step:last].any(1) + np.diff(stream.update_ptr[step : last + 1])
+                lengths = (
+                    2
+                    + stream.scroll[step:last].any(1)
+                    + np.diff((stream.update_ptr + stream.carried_ptr)[step : last + 1])
+                )
                 # A keyframe comes before the first step that finds the budget spent.
                 spent = np.cumsum(lengths) - lengths
                 stop = step + max(1, int(np.searchsorted(spent, budget, side="right")))

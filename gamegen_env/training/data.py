@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -75,7 +76,8 @@ def load_streams(
 
     Args:   games: folder names such as "procgen-maze"; default all.
             restyled: some of the clips, in other styles, instead of all as they were recorded.
-            player: a model of the same tokenizer and stream; some of the clips, in which it plays some of the steps.
+            player: a model of the same tokenizer and stream, but that it may lack things; some of the clips, in which
+            it plays some of the steps.
     Raises: FileNotFoundError if nothing is recorded, ValueError on an unknown game or a player of another kind.
     """
     fingerprint = tokenizer_fingerprint(tokenizer)
@@ -84,6 +86,7 @@ def load_streams(
         kind += f"-lasting{LASTING}"
     if config.stream.max_motion:
         kind += f"-motion{config.stream.max_motion}" + "-sprites" * config.stream.sprites
+        kind += "-things" * config.stream.things
     folders = {folder.name: folder for folder in game_folders(data, split)}
     unknown = sorted(set(games or ()) - set(folders))
     if unknown:
@@ -95,7 +98,7 @@ def load_streams(
         model = load_checkpoint(player)
         if tokenizer_fingerprint(model.tokenizer) != fingerprint:
             raise ValueError(f"player {player}: expected a model of tokenizer {fingerprint}, got one of another")
-        if model.config.stream != config.stream:
+        if dataclasses.replace(config.stream, things=model.config.stream.things) != model.config.stream:
             raise ValueError(f"player {player}: expected {config.stream}, got {model.config.stream}")
         runs = "-".join(map(str, RUNS))
         variant += f"-played{PLAYED_FRAMES}-{PLAYED_SHARE:g}x{runs}-{model.fingerprint}"

@@ -53,7 +53,7 @@ def haunt(
     kept = grammar.visible_cells(origin)[places] & (ghosts != codes[places]) & (away < last)
     for i in kept.nonzero()[0]:
         until = int(away[i])
-        busy = places[i] in stream.update_cell[ptr[step] : ptr[until + 1]]
+        busy = places[i] in stream.changes(step, until + 1)[1]
         kept[i] = not busy and grammar.visible_cells(origins[until - step])[places[i]]
     order = np.lexsort((places[kept], away[kept]))
     places, ghosts, away = places[kept][order], ghosts[kept][order], away[kept][order]

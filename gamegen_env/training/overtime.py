@@ -41,4 +41,5 @@ def play_on(clip: Stream, rng: np.random.Generator) -> Stream:
         done=quiet(done, 0, 1),
         end_flag=quiet(end_flag, AFTER_DROP | NO_OUTCOME, AFTER_DROP),
         update_ptr=quiet(clip.update_ptr, int(clip.update_ptr[-1]), int(clip.update_ptr[-1])),
+        carried_ptr=quiet(clip.carried_ptr, int(clip.carried_ptr[-1]), int(clip.carried_ptr[-1])),
     )

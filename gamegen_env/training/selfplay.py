@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gamegen_env.closed_loop import noise
+from gamegen_env.closed_loop import Updates, noise
 from gamegen_env.config import ModelConfig
 from gamegen_env.engine.base import StepBatch, make_engine
 from gamegen_env.stream import Step
@@ -64,7 +64,14 @@ class SelfPlay:
             self.engine.load(int(slots[i]), states[i])
         return ~moved, batch
 
+    def carry(self, slots: np.ndarray, updates: Updates) -> None:
+        """Tell the model what the things of its steps carried along."""
+        if not self.engine.config.stream.things:
+            return
+        self.engine.carry(np.repeat(slots, np.diff(updates.carried_ptr)), updates.carried_cell, updates.carried_motion)
+
     def watch(self, slots: np.ndarray, steps: Sequence[Step]) -> None:
-        """Let the model see the steps that the encoder took."""
+        """Let the model see the steps that the encoder took, in its own words."""
+        stream = self.engine.config.stream
         for slot, step in zip(slots.tolist(), steps, strict=True):
-            self.engine.observe(slot, step)
+            self.engine.observe(slot, step if stream.things else step.unfolded(stream.n_vectors))

@@ -27,11 +27,14 @@ def start_from(model: Transformer, source: Transformer, name: str) -> None:
     small, mine = weights["small.weight"], own["small.weight"]
     # Motions, anchors, then sprites are the last rows; new ones begin small, so that the model begins as the other one.
     if small.shape[1] == mine.shape[1]:
-        weights["small.weight"] = torch.cat([small, mine[len(small) :] * 0.1])[: len(mine)]
-    # What stands out moves as all did.
+        known = source.config.stream.sprites and model.config.stream.things and not source.config.stream.things
+        new = small[-1:] if known else mine[len(small) :] * 0.1  # a thing is told as what stands out
+        weights["small.weight"] = torch.cat([small, new])[: len(mine)]
+    # What stands out moves as all did, and things move as what stands out.
+    n = model.config.stream.n_vectors
     for key in ("motion_head.weight", "motion_head.bias"):
-        if key in weights and key in own and 2 * len(weights[key]) == len(own[key]):
-            weights[key] = torch.cat([weights[key]] * 2)
+        while key in weights and key in own and len(weights[key]) < len(own[key]):
+            weights[key] = torch.cat([weights[key], weights[key][-n:]])
     modules = ("pointer.", "ballistics.", "motion_head.")
     differ = sorted(
         k for k in weights.keys() | own.keys()

@@ -140,6 +140,10 @@ def main(argv: list[str] | None = None) -> None:
         help="let updates move what stands out from the anchor alone (preset)",
     )  # fmt: skip
     parser.add_argument(
+        "--things", action=argparse.BooleanOptionalAction, default=None,
+        help="let sprites carry along what hangs together with them (preset)",
+    )  # fmt: skip
+    parser.add_argument(
         "--shared",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -221,7 +225,7 @@ def main(argv: list[str] | None = None) -> None:
     config = dataclasses.replace(PRESETS[args.preset], tokenizer=tokenizer.config)
     names = ("n_layers", "pointer", "ballistics", "anchor")
     switches = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    moves = {"max_motion": args.motion, "sprites": args.sprites}
+    moves = {"max_motion": args.motion, "sprites": args.sprites, "things": args.things}
     stream = dataclasses.replace(config.stream, **{k: v for k, v in moves.items() if v is not None})
     transformer = dataclasses.replace(config.transformer, **switches)
     config = dataclasses.replace(config, stream=stream, transformer=transformer)

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "canvas.cuh"
 #include "device.h"
+#include "things.cuh"
 
 namespace gamegen::cuda {
 namespace {
@@ -55,6 +55,11 @@ struct Canvas::Parts {
         v.colours = memory.zeros<int32_t>(n * cells);
         if (s.sprites) v.anchors = memory.zeros<uint8_t>(n * cells * d.values());
         v.moved = memory.zeros<uint8_t>(s.max_motion ? n * cells * d.values() : 0);
+        if (s.things) {
+            v.along = memory.zeros<int32_t>(n * cells);
+            v.kinds = memory.zeros<uint8_t>(n * size * size);
+            v.along_pixels = memory.zeros<uint8_t>(n * cells * d.values());
+        }
         v.codebook = memory.copy(d.codebook);
         v.from_code = upload(memory, d.from_code);
         v.first = upload(memory, d.first);
@@ -119,6 +124,28 @@ void Canvas::apply(const std::vector<int32_t>& slots, const std::vector<int32_t>
     LAUNCH(p.stream, renew, static_cast<unsigned>(slots.size()), PAINT_THREADS, p.v);
     if (!cells.empty()) LAUNCH(p.stream, repaint, static_cast<unsigned>(cells.size()), PAINT_THREADS, p.v);
     if (p.shape.sprites) LAUNCH(p.stream, drop_anchors, static_cast<unsigned>(slots.size()), PAINT_THREADS, p.v);
+    p.draw(slots.size());
+}
+
+std::vector<int32_t> Canvas::carried(const std::vector<int32_t>& slots, const std::vector<int32_t>& scrolls, const std::vector<int32_t>& ptr,
+                                     const std::vector<int32_t>& cells, const std::vector<int32_t>& motions) {
+    Parts& p = *parts_;
+    std::vector<int32_t> along(slots.size() * static_cast<size_t>(p.v.n_cells()), FREE);
+    if (!p.shape.things || slots.empty()) return along;
+    p.send(slots, scrolls, ptr, cells, cells, motions);  // no code is asked for
+    LAUNCH(p.stream, hang, static_cast<unsigned>(slots.size()), PAINT_THREADS, p.v);
+    wait_for_device();
+    p.memory.get(along.data(), p.v.along, along.size());
+    return along;
+}
+
+void Canvas::carry(const std::vector<int32_t>& slots, const std::vector<int32_t>& slot_of, const std::vector<int32_t>& cells,
+                   const std::vector<int32_t>& codes) {
+    Parts& p = *parts_;
+    if (cells.empty()) return;
+    p.send(slots, {}, {}, cells, codes, {});
+    p.memory.put(p.v.slot_of, slot_of.data(), slot_of.size());
+    LAUNCH(p.stream, settle, static_cast<unsigned>(cells.size()), PAINT_THREADS, p.v);
     p.draw(slots.size());
 }
 

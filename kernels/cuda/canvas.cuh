@@ -21,6 +21,9 @@ struct CanvasView {
     const int32_t *slots, *scrolls, *ptr, *cells, *new_codes, *motions;
     int32_t *slot_of, *old_codes, *colours;  // per update
     uint8_t* moved;                          // (updates, values)
+    // of things.cuh; null without things
+    int32_t* along;                // (slots of the step, n_cells)
+    uint8_t *kinds, *along_pixels; // per slot: (size, size), (n_cells, values)
     int max_motion;
     const float* codebook;
     LinearView from_code, first, second, last;

@@ -22,7 +22,7 @@ struct CanvasState {
 
 struct CanvasShape {
     size_t slots, map_cells, view_cells, memory_per_cell, max_motion;
-    bool sprites;
+    bool sprites, things;
 };
 
 class Canvas {
@@ -34,6 +34,12 @@ public:
     // or, where motions[u] is not -1, moved, and what the slots show is drawn anew. A slot's cells are all different.
     void apply(const std::vector<int32_t>& slots, const std::vector<int32_t>& scrolls, const std::vector<int32_t>& ptr,
                const std::vector<int32_t>& cells, const std::vector<int32_t>& codes, const std::vector<int32_t>& motions);
+    // Before a step, for every cell of its slots (n, M * M) the update whose thing will carry it along, negative where none will.
+    std::vector<int32_t> carried(const std::vector<int32_t>& slots, const std::vector<int32_t>& scrolls, const std::vector<int32_t>& ptr,
+                                 const std::vector<int32_t>& cells, const std::vector<int32_t>& motions);
+    // After it, such cells show it: cells[u] of slot_of[u] gets codes[u]. `slots`: those among them, each once.
+    void carry(const std::vector<int32_t>& slots, const std::vector<int32_t>& slot_of, const std::vector<int32_t>& cells,
+               const std::vector<int32_t>& codes);
     CanvasState save(size_t slot) const;
     void load(size_t slot, const CanvasState& state);
     // What slots show: a copy (n, F, F, 3).

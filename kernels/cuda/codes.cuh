@@ -139,7 +139,8 @@ DEVICE void draw_code_row(const View& w, int number) {
     float top = sentinel < largest ? largest : sentinel;
     if (n_motions) {
         if (thread == 0 && anchor == present) moves[c.still()] = LOWEST;
-        if (thread == 0 && c.sprites) moves[c.n_vectors() + c.still()] = LOWEST;
+        if (thread == 0)
+            for (int i = c.n_vectors() + c.still(); i < n_motions; i += c.n_vectors()) moves[i] = LOWEST;
         block_sync();
         const float farthest = block_maximum(moves, n_motions, box);
         top = top < farthest ? farthest : top;

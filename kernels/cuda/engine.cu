@@ -257,6 +257,8 @@ void Engine::prefill(size_t slot, const std::vector<Token>& tokens) {
     p.stale[slot] = true;  // a known step changes codes after this
 }
 
+void Engine::renew(size_t slot) { parts_->stale[slot] = true; }
+
 std::vector<Outcome> Engine::step(const std::vector<size_t>& slots, const std::vector<int32_t>& actions) {
     Parts& p = *parts_;
     const View& w = p.w;

@@ -37,6 +37,7 @@ public:
     ~Engine();
     void clear(size_t slot);
     void prefill(size_t slot, const std::vector<Token>& tokens);
+    void renew(size_t slot);  // the host has changed the slot's codes
     std::vector<Outcome> step(const std::vector<size_t>& slots, const std::vector<int32_t>& actions);
     Context save(size_t slot);
     void load(size_t slot, const Context& context);

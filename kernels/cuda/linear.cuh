@@ -273,7 +273,7 @@ DEVICE void embed_row(const View& w, int row) {
             add(t.kind == ACT ? scroll + t.b % s : motion + moved % across);
             add(t.kind == ACT ? scroll + s + t.b / s : motion + across + moved / across);
             if (w.config.anchor) add(motion + 2 * across + g.astray(t));
-            if (w.config.sprites) add(motion + 2 * across + 2 + (motion_of >= vectors));
+            if (w.config.sprites) add(motion + 2 * across + 2 + (motion_of < 0 ? 0 : motion_of / vectors));
         }
         if (t.cell()) sum += w.code[static_cast<size_t>(g.code(t)) * d + i];
         w.x[row * d + i] = sum;

@@ -46,6 +46,7 @@ public:
         const nb::gil_scoped_release unlocked;
         engine.prefill(slot, tokens);
     }
+    void renew(size_t slot) { at(slot).renew(slot); }
     nb::tuple step(const std::vector<size_t>& slots, const std::vector<int32_t>& actions) {
         expect(slots.size() == actions.size(), "actions: expected one per slot");
         std::vector<bool> seen(engine_->size());
@@ -121,6 +122,7 @@ NB_MODULE(GAMEGEN_MODULE, m) {
              nb::arg("precision"), nb::arg("turns"))
         .def("clear", &Binding::clear)
         .def("prefill", &Binding::prefill)
+        .def("renew", &Binding::renew)
         .def("step", &Binding::step)
         .def("save", &Binding::save)
         .def("load", &Binding::load)
