@@ -36,6 +36,15 @@ _ARRAYS = {
 }  # fmt: skip
 
 
+def _begins(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def _tails(settings: StreamConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of what an array's entries are, where they are no numbers."""
+    return {"codes": (settings.n_cells,), "scroll": (2,)}
+
+
 class Player(Protocol):
     """Who takes some of the steps of recorded clips instead of the encoder; see `training/selfplay.py`."""
 
@@ -93,6 +102,18 @@ class Stream:
     cell_size: int
     error_rate: float
 
+    @classmethod
+    def empty(cls, *, game: str, tokenizer: str, settings: StreamConfig, cell_size: int, error_rate: float) -> Stream:
+        """Return a stream of no clips."""
+        tails, one = _tails(settings), {"clips + 1": 1, "steps + 1": 1}
+        arrays: dict[str, Any] = {
+            name: np.zeros((one.get(counted, 0), *tails.get(name, ())), dtype)
+            for name, (dtype, counted) in _ARRAYS.items()
+        }
+        return cls(
+            game=game, tokenizer=tokenizer, settings=settings, cell_size=cell_size, error_rate=error_rate, **arrays
+        )
+
     @property
     def n_clips(self) -> int:
         return len(self.codes)
@@ -110,6 +131,20 @@ class Stream:
         }
         arrays["clip_ptr"] = np.array([0, steps.stop - steps.start])
         return replace(self, update_ptr=ptr - ptr[0], carried_ptr=carried - carried[0], **arrays)
+
+    def keep(self, clips: np.ndarray) -> Stream:
+        """Return some of the clips. Args: clips: (n_clips,) bool."""
+        steps = np.repeat(clips, np.diff(self.clip_ptr))
+        kept = {"clips": clips, "steps": steps}
+        arrays: dict[str, Any] = {"clip_ptr": _begins(np.diff(self.clip_ptr)[clips])}
+        for counted, name in (("updates", "update_ptr"), ("carried", "carried_ptr")):
+            counts = np.diff(getattr(self, name))
+            kept[counted] = np.repeat(steps, counts)
+            arrays[name] = _begins(counts[steps])
+        for name, (_, counted) in _ARRAYS.items():
+            if counted in kept:
+                arrays[name] = getattr(self, name)[kept[counted]]
+        return replace(self, **arrays)
 
     def steps(self, clip: int) -> Iterator[Step]:
         """Yield the steps of a clip."""
@@ -187,7 +222,7 @@ class Stream:
         n_clips, n_steps, n_updates = len(self.codes), len(self.action), len(self.update_cell)
         counts = {"clips": n_clips, "clips + 1": n_clips + 1, "steps": n_steps, "steps + 1": n_steps + 1,
                   "updates": n_updates, "carried": len(self.carried_cell)}  # fmt: skip
-        tails = {"codes": (self.settings.n_cells,), "scroll": (2,)}
+        tails = _tails(self.settings)
         for name, (dtype, counted) in _ARRAYS.items():
             array, shape = getattr(self, name), (counts[counted], *tails.get(name, ()))
             if array.dtype != dtype or array.shape != shape:
@@ -344,13 +379,13 @@ def _gather(
         """The ptr of the steps in the order of clips, and where what it points to comes from."""
         count = join([np.diff(p) for p in ptrs], "int64")
         begin = np.cumsum(count) - count
-        ptr = np.concatenate([[0], np.cumsum(count[order])]).astype(np.int64)
+        ptr = _begins(count[order])
         return ptr, np.repeat(begin[order] - ptr[:-1], count[order]) + np.arange(ptr[-1])
 
     update_ptr, source = ragged([p.ptr for p in parts])
     carried_ptr, along = ragged([p.carried_ptr for p in parts])
     return Stream(
-        clip_ptr=np.concatenate([[0], np.cumsum(length - 1)]).astype(np.int64),
+        clip_ptr=_begins(length - 1),
         codes=codes,
         action=join([a[1:] for a in actions], "uint8"),
         scroll=join([p.scroll for p in parts], "int8", (0, 2))[order],

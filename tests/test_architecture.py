@@ -73,7 +73,7 @@ RULES = {
     "vector_env": {"actions", "env", "episode", "keyboard"},
     "sb3": {"vector_env"},
     "games": {"actions", "config", "files", "games"},
-    "training": MODELS | {"engine", "games", "training"},
+    "training": MODELS | {"engine", "games", "training", "world"},
     "evaluation": MODELS | {"actions", "evaluation", "games", "training", "world"},
     "generate": {"", "actions"},
     "agent": {"actions"},

@@ -453,8 +453,8 @@ def test_training_refuses_in_one_line(recording: Path, tokenizer_run: Path, tmp_
     [
         (["--ghosts", "1.5"], "--ghosts: expected a share from 0 to 1, got 1.5"),
         (["--overtime", "-1"], "--overtime: expected a share from 0 to 1, got -1"),
-        (["--player", "pocket"], "--player: expected a share for --self-play beside it, got none"),
-        (["--self-play", "0.5"], "--self-play: expected --player or --from MODEL, which is to play, got none"),
+        (["--player", "pocket"], "--player: expected a share for --self-play or --ruins beside it, got none"),
+        (["--self-play", "0.5"], "--self-play, --ruins: expected --player or --from MODEL, which is to play, got none"),
     ],
 )
 def test_train_world_refuses_shares_and_players_that_mean_nothing(

@@ -22,6 +22,7 @@ from gamegen_env.config import ModelConfig
 from gamegen_env.games.restyle import restyle
 from gamegen_env.games.shards import Shard, iter_clips, read_meta, read_shard
 from gamegen_env.tokenizer import Tokenizer
+from gamegen_env.training import ruins
 from gamegen_env.training.selfplay import RUNS, SelfPlay
 
 RESTYLED = 4  # one clip in so many is coded in another style, too
@@ -67,6 +68,7 @@ def load_streams(
     games: Sequence[str] | None = None,
     restyled: bool = False,
     player: str | None = None,
+    ruined: bool = False,
 ) -> list[Stream]:
     """Return the recorded games of a split as streams, coding those that are not coded yet.
 
@@ -78,6 +80,7 @@ def load_streams(
             restyled: some of the clips, in other styles, instead of all as they were recorded.
             player: a model of the same tokenizer and stream, but that it may lack things; some of the clips, in which
             it plays some of the steps.
+            ruined: what the player makes of games in a long time, instead, and the way out (`ruins.py`).
     Raises: FileNotFoundError if nothing is recorded, ValueError on an unknown game or a player of another kind.
     """
     fingerprint = tokenizer_fingerprint(tokenizer)
@@ -101,15 +104,16 @@ def load_streams(
         if dataclasses.replace(config.stream, things=model.config.stream.things) != model.config.stream:
             raise ValueError(f"player {player}: expected {config.stream}, got {model.config.stream}")
         runs = "-".join(map(str, RUNS))
-        variant += f"-played{PLAYED_FRAMES}-{PLAYED_SHARE:g}x{runs}-{model.fingerprint}"
-        described += ", played"
+        how = f"ruins{ruins.SLOTS}x{ruins.STEPS}" if ruined else f"played{PLAYED_FRAMES}-{PLAYED_SHARE:g}x{runs}"
+        variant += f"-{how}-{model.fingerprint}"
+        described += ", ruined" if ruined else ", played"
     paths, missing = [], {}
     for name in games or sorted(folders):
         shards = sorted(folders[name].glob("shard-*.safetensors"))
         path = Path(data) / "streams" / kind / split / f"{name}-{_digest(shards)}{variant}.safetensors"
         paths.append(path)
         if not path.exists():
-            missing[path] = (name, shards, config, tokenizer, fingerprint, error_rate, restyled, player)
+            missing[path] = (name, shards, config, tokenizer, fingerprint, error_rate, restyled, player, ruined)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(cores, WORKERS, len(missing))
     with tqdm(total=len(missing), desc=f"streams ({described})", unit="game", disable=not missing) as bar:
@@ -134,8 +138,15 @@ def _digest(shards: Sequence[Path]) -> str:
 
 def _encode(
     path: Path, game: str, shards: Sequence[Path], config: ModelConfig, tokenizer: Tokenizer, fingerprint: str,
-    error_rate: float, restyled: bool, player: str | None,
+    error_rate: float, restyled: bool, player: str | None, ruined: bool,
 ) -> None:  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if ruined and player is not None:
+        clips = [clip for shard in shards for clip in iter_clips(read_shard(shard))]
+        ruins.ruins(player, clips, config, tokenizer, game=game, fingerprint=fingerprint, error_rate=error_rate).save(
+            path
+        )
+        return
     numbered: Iterable[tuple[int, Shard]] = enumerate(clip for path in shards for clip in iter_clips(read_shard(path)))
     if restyled:
         numbered = ((i, restyle(clip, i)) for i, clip in numbered if i % RESTYLED == 0)
@@ -161,5 +172,4 @@ def _encode(
         num_slots=num_slots,
         player=selfplay,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     stream.save(path)

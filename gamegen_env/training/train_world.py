@@ -179,6 +179,13 @@ def main(argv: list[str] | None = None) -> None:
         metavar="SHARE",
         help="share of the sequences from clips in which a model plays some of the steps itself",
     )
+    parser.add_argument(
+        "--ruins",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the sequences that show what becomes of a game when a model plays it for long, and the way out",
+    )
     parser.add_argument("--player", default=None, metavar="MODEL", help="who plays them (default: the one of --from)")
     parser.add_argument(
         "--ghosts",
@@ -204,18 +211,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--no-compile", action="store_true", help="skip torch.compile (no C++ compiler needed)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    if min(args.restyled, args.self_play) < 0 or args.restyled + args.self_play > 1:
-        parser.error(
-            f"--restyled, --self-play: expected shares from 0 to 1 in all, got {args.restyled}, {args.self_play}"
-        )
+    shares = args.restyled, args.self_play, args.ruins
+    if min(shares) < 0 or sum(shares) > 1:
+        parser.error(f"--restyled, --self-play, --ruins: expected shares from 0 to 1 in all, got {shares}")
     for name in ("ghosts", "overtime"):
         if not 0 <= getattr(args, name) <= 1:
             parser.error(f"argument --{name}: expected a share from 0 to 1, got {getattr(args, name)}")
-    if args.player is not None and not args.self_play:
-        parser.error("argument --player: expected a share for --self-play beside it, got none")
+    plays = args.self_play > 0 or args.ruins > 0
+    if args.player is not None and not plays:
+        parser.error("argument --player: expected a share for --self-play or --ruins beside it, got none")
     player = args.player or args.start_from
-    if args.self_play and player is None:
-        parser.error("argument --self-play: expected --player or --from MODEL, which is to play, got none")
+    if plays and player is None:
+        parser.error("--self-play, --ruins: expected --player or --from MODEL, which is to play, got none")
 
     started = time.monotonic()
     rank, world = start_processes()
@@ -239,6 +246,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.self_play:
         played = load_streams(args.data, "train", config, tokenizer, args.error_rate, games, player=player)
         variants.append((played, args.self_play))
+    if args.ruins:
+        ruined = load_streams(args.data, "train", config, tokenizer, args.error_rate, games, player=player, ruined=True)
+        variants.append((ruined, args.ruins))
     train = Sampler(
         load_streams(args.data, "train", config, tokenizer, args.error_rate, games),
         config,
