@@ -148,3 +148,22 @@ def test_streams_of_ruins_are_kept_by_the_players_name_and_games_without_any_are
     plain, window = load(), loaded.config.transformer.window
     drawn = Sampler(plain, loaded.config, window, 2, 0, [(none, 1.0)])(0)
     assert np.array_equal(drawn.rows, Sampler(plain, loaded.config, window, 2, 0, [(plain, 1.0)])(0).rows)
+
+
+def test_in_other_styles_many_clips_have_the_same(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, clips = load_checkpoint(tiny_checkpoint), recorded(1, 40) * (ruins.STYLES + 1)
+    for i, clip in enumerate(clips):
+        write_shard(tmp_path / "train" / "square" / f"shard-{i:05}.safetensors", clip)
+    played: list[Shard] = []
+    monkeypatch.setattr(ruins, "play", lambda _, clips, __: played.extend(clips) or [])
+    for restyled in (False, True):
+        played.clear()
+        load_streams(
+            tmp_path, "train", loaded.config, loaded.tokenizer, 0.0,
+            restyled=restyled, player=str(tiny_checkpoint), ruined=True,
+        )  # fmt: skip
+        styles = {clip.frames.tobytes() for clip in played[:-1]}
+        assert len(styles) == (ruins.STYLES if restyled else 1)
+        assert np.array_equal(played[-1].frames, played[0].frames)

@@ -80,7 +80,8 @@ def load_streams(
             restyled: some of the clips, in other styles, instead of all as they were recorded.
             player: a model of the same tokenizer and stream, but that it may lack things; some of the clips, in which
             it plays some of the steps.
-            ruined: what the player makes of games in a long time, instead, and the way out (`ruins.py`).
+            ruined: what the player makes of games in a long time, instead, and the way out (`ruins.py`); restyled, in
+            a few styles, each of which many clips have.
     Raises: FileNotFoundError if nothing is recorded, ValueError on an unknown game or a player of another kind.
     """
     fingerprint = tokenizer_fingerprint(tokenizer)
@@ -143,9 +144,12 @@ def _encode(
     path.parent.mkdir(parents=True, exist_ok=True)
     if ruined and player is not None:
         clips = [clip for shard in shards for clip in iter_clips(read_shard(shard))]
-        ruins.ruins(player, clips, config, tokenizer, game=game, fingerprint=fingerprint, error_rate=error_rate).save(
-            path
+        if restyled:
+            clips = [restyle(clip, i % ruins.STYLES) for i, clip in enumerate(clips)]
+        ruined_clips = ruins.ruins(
+            player, clips, config, tokenizer, game=game, fingerprint=fingerprint, error_rate=error_rate
         )
+        ruined_clips.save(path)
         return
     numbered: Iterable[tuple[int, Shard]] = enumerate(clip for path in shards for clip in iter_clips(read_shard(path)))
     if restyled:

@@ -26,6 +26,7 @@ from gamegen_env.config import ModelConfig
 from gamegen_env.games.shards import Shard
 from gamegen_env.world import World
 
+STYLES = 8  # of restyled recordings: in each there must be pictures near to what is played in it
 SLOTS = 32  # plays side by side
 STEPS = 1024  # of a play; one that ends begins anew, elsewhere
 EVERY = 64  # steps, from one piece of a play to the next

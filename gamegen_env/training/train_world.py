@@ -177,14 +177,15 @@ def main(argv: list[str] | None = None) -> None:
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="share of the sequences from clips in which a model plays some of the steps itself",
+        help="share of the sequences from clips in which a model plays some of the steps itself, half in other styles",
     )
     parser.add_argument(
         "--ruins",
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="share of the sequences that show what becomes of a game when a model plays it for long, and the way out",
+        help="share of the sequences that show what becomes of games that a model plays for long, and the way out "
+        "(training/ruins.py), half in other styles",
     )
     parser.add_argument("--player", default=None, metavar="MODEL", help="who plays them (default: the one of --from)")
     parser.add_argument(
@@ -243,12 +244,12 @@ def main(argv: list[str] | None = None) -> None:
     if args.restyled:
         restyled = load_streams(args.data, "train", config, tokenizer, args.error_rate, games, restyled=True)
         variants.append((restyled, args.restyled))
-    if args.self_play:
-        played = load_streams(args.data, "train", config, tokenizer, args.error_rate, games, player=player)
-        variants.append((played, args.self_play))
-    if args.ruins:
-        ruined = load_streams(args.data, "train", config, tokenizer, args.error_rate, games, player=player, ruined=True)
-        variants.append((ruined, args.ruins))
+    for share, ruined in ((args.self_play, False), (args.ruins, True)):
+        for other_style in (False, True) if share else ():
+            played = load_streams(
+                args.data, "train", config, tokenizer, args.error_rate, games, other_style, player=player, ruined=ruined
+            )
+            variants.append((played, share / 2))
     train = Sampler(
         load_streams(args.data, "train", config, tokenizer, args.error_rate, games),
         config,
