@@ -17,6 +17,7 @@ from gamegen_env.codec import Stream, decode_stream, encode_clips
 from gamegen_env.config import KEY, UPD, ModelConfig, StreamConfig
 from gamegen_env.motion import Motions
 from gamegen_env.stream import Grammar
+from gamegen_env.things import _fill
 from gamegen_env.training.batches import Sampler
 from gamegen_env.training.selfplay import SelfPlay
 from gamegen_env.training.start import start_from
@@ -141,6 +142,22 @@ def test_cells_that_are_not_wholly_on_screen_stay() -> None:
 
 
 # --- the encoder and its streams
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4, 0.6])
+def test_things_grow_over_all_that_hangs_together_on_the_torus(share: float) -> None:
+    rng = np.random.default_rng(3)
+    out = rng.random((4, 21, 21)) < share
+    thing = out & (rng.random(out.shape) < 0.01)
+    expected = thing.copy()
+    while True:
+        shifted = [np.roll(expected, (y, x), (1, 2)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+        wider = expected | np.logical_or.reduce(shifted) & out
+        if np.array_equal(wider, expected):
+            break
+        expected = wider
+    _fill(thing, out)
+    assert np.array_equal(thing, expected)
 
 
 def bodies(steps: int) -> np.ndarray:
