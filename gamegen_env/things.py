@@ -62,8 +62,8 @@ def hanging(
 def _fill(thing: np.ndarray, out: np.ndarray) -> None:
     """Let things (k, size, size) bool grow over what stands out around them, on the torus, until nothing is beside.
 
-    A picture is an integer here, a bit for a pixel, row after row: few operations on long integers for every ring of
-    pixels that is added: nineteen times as fast as arrays of places.
+    A picture is an integer here, a bit for a pixel, row after row: a ring of pixels more is a dozen operations on long
+    integers, which take much less time than those on arrays of places.
     """
     size = thing.shape[1]
     whole = size * size

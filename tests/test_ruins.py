@@ -146,8 +146,11 @@ def test_streams_of_ruins_are_kept_by_the_players_name_and_games_without_any_are
     assert none[0].n_clips == 0
     assert any("ruins" in p.name and loaded.fingerprint in p.name for p in tmp_path.rglob("streams/**/*.safetensors"))
     plain, window = load(), loaded.config.transformer.window
-    drawn = Sampler(plain, loaded.config, window, 2, 0, [(none, 1.0)])(0)
-    assert np.array_equal(drawn.rows, Sampler(plain, loaded.config, window, 2, 0, [(plain, 1.0)])(0).rows)
+    other = load(restyled=True)  # a share that a game has nothing for is not the next one's
+    drawn = Sampler(plain, loaded.config, window, 2, 0, [(none, 0.9), (other, 0.1)])(0)
+    assert np.array_equal(drawn.rows, Sampler(plain, loaded.config, window, 2, 0, [(plain, 0.9), (other, 0.1)])(0).rows)
+    with pytest.raises(ValueError, match="ruined: expected a player beside it"):
+        load(ruined=True)
 
 
 def test_in_other_styles_many_clips_have_the_same(

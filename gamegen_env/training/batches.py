@@ -159,7 +159,7 @@ class Sampler:
 
         Args:   sequence: tokens; batch: sequences; seed: of what is drawn.
                 variants: the same games, in the same order, recorded or coded otherwise; each for a share
-                of the sequences, of those games that have any.
+                of the sequences; games that have none there are drawn as they are.
                 ghosts: share of the keyframes that are haunted (`ghosts.py`).
                 overtime: share of the games' ends that come late (`overtime.py`).
         Raises: ValueError on a sequence beyond the window, streams that are missing, or shares above 1 in all.
@@ -192,8 +192,8 @@ class Sampler:
     def _stream(self, game: int, rng: np.random.Generator) -> Stream:
         drawn = rng.random() if self.variants else 1.0
         for variant, share in self.variants:
-            if drawn < share and variant[game].n_clips:
-                return variant[game]
+            if drawn < share:
+                return variant[game] if variant[game].n_clips else self.streams[game]
             drawn -= share
         return self.streams[game]
 

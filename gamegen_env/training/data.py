@@ -82,8 +82,11 @@ def load_streams(
             it plays some of the steps.
             ruined: what the player makes of games in a long time, instead, and the way out (`ruins.py`); restyled, in
             a few styles, each of which many clips have.
-    Raises: FileNotFoundError if nothing is recorded, ValueError on an unknown game or a player of another kind.
+    Raises: FileNotFoundError if nothing is recorded; ValueError on an unknown game, a player of another kind, or ruins
+            without a player.
     """
+    if ruined and player is None:
+        raise ValueError("ruined: expected a player beside it, got none")
     fingerprint = tokenizer_fingerprint(tokenizer)
     kind = f"{fingerprint}-rules{RULES_VERSION}-tolerance{config.stream.tolerance:g}-errors{error_rate:g}"
     if error_rate:
@@ -105,7 +108,7 @@ def load_streams(
         if dataclasses.replace(config.stream, things=model.config.stream.things) != model.config.stream:
             raise ValueError(f"player {player}: expected {config.stream}, got {model.config.stream}")
         runs = "-".join(map(str, RUNS))
-        how = f"ruins{ruins.SLOTS}x{ruins.STEPS}" if ruined else f"played{PLAYED_FRAMES}-{PLAYED_SHARE:g}x{runs}"
+        how = ruins.NAME if ruined else f"played{PLAYED_FRAMES}-{PLAYED_SHARE:g}x{runs}"
         variant += f"-{how}-{model.fingerprint}"
         described += ", ruined" if ruined else ", played"
     paths, missing = [], {}

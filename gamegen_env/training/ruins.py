@@ -41,6 +41,11 @@ CANDIDATES = 16  # pictures that are compared in full
 APART = 32  # steps between pictures of a clip that count as two
 SAMPLED = 256  # recorded pictures that say how near they are to each other
 
+NAME = "ruins" + "-".join(  # what a stream of them depends on, beside the player and what was recorded
+    f"{value:g}"
+    for value in (SLOTS, STEPS, EVERY, HOLD, BEFORE, AFTER, STILL, COMMON, WRONG, MOST_WRONG, KEPT, FEWEST, STYLES)
+)
+
 # (BEFORE + 1, H, W, 3) uint8 and (BEFORE + 1,) uint8: a play's first picture and its latest ones, what led to each.
 Piece = tuple[np.ndarray, np.ndarray]
 
