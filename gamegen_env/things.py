@@ -50,7 +50,7 @@ def hanging(
         for motion in (motions[mover], np.full(len(mover), table.still)):
             y, x = table.sources(cells[mover], motion, near)
             thing[mover[:, None, None], y, x] |= out[mover[:, None, None], y, x]
-    _fill(thing, out)
+    fill(thing, out)
     moved = np.where(thing[..., None], below, shown)
     who, y, x = thing.nonzero()
     dx, dy = table.vectors[motions[who] % table.n_vectors].T
@@ -59,7 +59,7 @@ def hanging(
     return moved, np.any(np.any(changes, 2), 3).reshape(-1, m * m)
 
 
-def _fill(thing: np.ndarray, out: np.ndarray) -> None:
+def fill(thing: np.ndarray, out: np.ndarray) -> None:
     """Let things (k, size, size) bool grow over what stands out around them, on the torus, until nothing is beside.
 
     A picture is an integer here, a bit for a pixel, row after row: a ring of pixels more is a dozen operations on long
