@@ -34,7 +34,8 @@ RESERVED: dict[str, frozenset[str]] = {
 }
 
 # What the pocket preset learns from, and how many frames of each. What counts is levels, not frames: 25,000 frames of
-# maze show some 150 of them, which are learned by heart; and where the camera moves, of 100,000 what a key does there.
+# maze show some 150 of them, which are learned by heart; of 100,000 of coinrun, dodgeball or caveflyer so is much of
+# what a key does.
 POCKET_MIX: dict[str, int] = {
     **{f"gameworld:{g}": 73_728 for g in ("Impact", "Bounce", "Explode", "Fruits", "Gold", "Cross", "Aviate")},
     **{f"procgen:{g}": 393_216 for g in ("maze", "heist")},
